@@ -1,0 +1,21 @@
+"""Diffusion models for multi-agent reinforcement learning from offline data."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from madiff.interfaces import Policy
+
+__version__ = "0.1.0"
+
+
+def load(run_dir: str | PathLike[str], device: str = "cpu") -> Policy:
+    """The trained policy of a run directory: its newest intact checkpoint. Nothing stored there is executed.
+
+    Raises UserError where there is no run or no checkpoint.
+    """
+    from madiff.build import load_run  # torch and every method: not for those who only want a part of the package
+
+    return load_run(run_dir, device).policy

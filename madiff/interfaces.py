@@ -1,0 +1,165 @@
+"""The protocols that hold the suite together, and its one user-facing error.
+
+This file imports nothing of ours: every room may import it, and it explains what the rooms hand each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class UserError(ValueError):
+    """A mistake the user can mend: shown as one line without a traceback; the process exits with code 2.
+
+    what: the value and what is wrong with it; where: the key, file or flag it came from; allowed: what is accepted.
+    """
+
+    def __init__(self, what: str, where: str = "", allowed: object = None) -> None:
+        self.what, self.where, self.allowed = what, where, allowed
+        parts = [f"{where}: {what}" if where else what]
+        if allowed is not None:
+            parts.append(f"allowed: {', '.join(map(str, allowed)) if isinstance(allowed, list | tuple) else allowed}")
+        super().__init__("; ".join(parts))
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """What a learner may know of an environment; JSON-serialisable through `dataclasses.asdict`.
+
+    action_size: number of discrete actions, or dimensions of a continuous action in [-1, 1].
+    state_size: length of the global state vector, 0 where there is none.
+    episode_limit: longest episode in environment steps.
+    options: keyword arguments that make the same environment again.
+    """
+
+    name: str
+    scenario: str
+    agents: int
+    observation_size: int
+    action_size: int
+    discrete: bool
+    state_size: int
+    episode_limit: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class TimeStep(NamedTuple):
+    """One step of all copies of a batched environment.
+
+    observations (copies, agent, O) float32; state (copies, S) float32;
+    available_actions (copies, agent, n) bool, None for continuous actions;
+    rewards, costs (copies, agent) float32; terminated, truncated (copies,) bool;
+    info: tensors led by the copies axis, e.g. won (copies,) bool, illegal_actions (copies,) int64.
+    """
+
+    observations: Tensor
+    state: Tensor
+    available_actions: Tensor | None
+    rewards: Tensor
+    costs: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    info: dict[str, Tensor]
+
+
+@runtime_checkable
+class BatchedEnvironment(Protocol):
+    """Many independent copies of one environment, stepped together as tensors.
+
+    With auto_reset=False a finished copy stands still and pays nothing until `reset`; with auto_reset=True it starts
+    anew within the same step and its last observation is in `info["final_observations"]`.
+    """
+
+    spec: EnvironmentSpec
+    copies: int
+    device: torch.device
+
+    def reset(self, seed: int) -> TimeStep: ...
+
+    def step(self, actions: Tensor) -> TimeStep:
+        """actions: (copies, agent) int64, or (copies, agent, A) float32 in [-1, 1]."""
+        ...
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to repeat the next step exactly, by name."""
+        ...
+
+    def set_state(self, state: dict[str, Tensor]) -> None: ...
+
+    def frame(self, copy: int = 0) -> np.ndarray:
+        """A picture of one copy: (height, width, 3) uint8."""
+        ...
+
+
+class Policy(Protocol):
+    """Acts for all agents of many environment copies at once; planners, policies, baselines and scripts alike.
+
+    A learned policy also says its `parameters` and `network_calls_per_decision`; a script has neither.
+    """
+
+    def reset(self, seed: int, n: int) -> None:
+        """Forget all history and prepare for n copies; the seed fixes every later draw."""
+        ...
+
+    def act(self, observations: Tensor, masks: Tensor | None, active: Tensor | None = None) -> Tensor:
+        """Choose one action per agent and copy.
+
+        observations (n, agent, O); masks (n, agent, actions) bool or None; active (n,) bool: the copies still
+        running, None for all. Returns (n, agent) int64 or (n, agent, A) float32; rows of copies that are not
+        active may hold anything legal for their shape.
+        """
+        ...
+
+
+class BatchSource(Protocol):
+    """Training batches by index from data that stays on the device."""
+
+    def sample(self, generator: torch.Generator) -> dict[str, Tensor]: ...
+
+
+class Learner(Protocol):
+    """A method: what it learns from, one update, the policy it gives, and its whole state as tensors."""
+
+    def batches(self, store: Any) -> BatchSource:
+        """Fit what depends on the data (normalisers, scales) and return the source of training batches."""
+        ...
+
+    def update(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """One gradient step; returns scalar metrics as detached tensors (no `.item()`)."""
+        ...
+
+    def policy(self) -> Policy: ...
+
+    def weights(self) -> dict[str, Tensor]:
+        """All that acting needs: networks, averaged networks, normalisers, scales."""
+        ...
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None: ...
+
+    def training_state(self) -> dict[str, Any]:
+        """What continuing needs beyond the weights (optimiser, counters): tensors, numbers, strings, lists, dicts."""
+        ...
+
+    def load_training_state(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Hook(Protocol):
+    """Four moments of the one sampling loop; x is (batch, time, agent, feature), t and s times of the schedule."""
+
+    def before(self, x: Tensor, t: Tensor, ctx: dict[str, Any]) -> Tensor: ...
+
+    def predict(self, pred: Any, x: Tensor, t: Tensor, ctx: dict[str, Any]) -> Any: ...
+
+    def after(
+        self, x_prev: Tensor, x_next: Tensor, x0_hat: Tensor, t: Tensor, s: Tensor, ctx: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+    def final(self, x: Tensor, ctx: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]: ...
