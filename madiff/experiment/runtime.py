@@ -1,0 +1,85 @@
+"""The machine a run uses: device, threads, matrix precision; chosen once, said in one line."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from madiff.interfaces import UserError
+
+DEVICES = ("auto", "cpu", "cuda")
+PACKAGES = ("madiff-suite", "torch", "numpy", "safetensors", "pettingzoo", "gymnasium", "mujoco", "cvxpy")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """device: where networks and data live; threads: of torch on the CPU; reason: why, in words."""
+
+    device: torch.device
+    threads: int
+    reason: str
+
+    def __str__(self) -> str:
+        name = f" ({torch.cuda.get_device_name(self.device)})" if self.device.type == "cuda" else ""
+        plural = "" if self.threads == 1 else "s"
+        return f"device: {self.device}{name}, {self.threads} CPU thread{plural}: {self.reason}"
+
+
+def setup(device: str = "auto", threads: int = 0, say: Callable[[str], None] | None = print) -> Runtime:
+    """Choose and set up the hardware for this process; `say` is told in one line what was chosen and why.
+
+    device: auto (CUDA if there is one), cpu, cuda. threads: of torch on the CPU, 0 for as many as this process may use.
+    On a CPU the algorithms are set to be deterministic and float32 is exact; on CUDA float32 products use TF32.
+    """
+    chosen, reason = _device(device)
+    if threads < 0:
+        raise UserError(f"{threads} is negative", "hardware.threads", "0 (automatic) or more")
+    torch.set_num_threads(threads or min(torch.get_num_threads(), _cores()))
+    on_cuda = chosen.type == "cuda"
+    torch.set_float32_matmul_precision("high" if on_cuda else "highest")
+    torch.use_deterministic_algorithms(not on_cuda)
+    # Filling every fresh tensor with NaN is for debugging; it costs time and changes no result.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    runtime = Runtime(chosen, torch.get_num_threads(), reason)
+    if say is not None:
+        say(str(runtime))
+    return runtime
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all its work, so that a clock read next tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the platform and the packages a result depends on; those not installed are left out."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _device(name: str) -> tuple[torch.device, str]:
+    if name not in DEVICES:
+        raise UserError(f"{name!r} is not known", "hardware.device", DEVICES)
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError(f"cuda is not available to torch {torch.__version__}", "hardware.device", ["auto", "cpu"])
+    if name == "auto":
+        why = "CUDA is available" if available else "CUDA is not available"
+        return torch.device("cuda" if available else "cpu"), why
+    return torch.device(name), "as asked"
+
+
+def _cores() -> int:
+    """Cores this process may run on, which containers and job schedulers make fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,88 @@
+import io
+import time
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from madiff.experiment.rollout import Rollout
+from madiff.experiment.summary import Summary, decision_milliseconds, evaluation_metrics, print_table
+
+FIELDS = {
+    "env": "smac-like",
+    "scenario": "3m",
+    "algo": "madiff-d",
+    "seed": 0,
+    "steps": 1000,
+    "resumed_from": None,
+    "wall_seconds": 12.5,
+    "device": "cpu",
+    "parameters": 1234567,
+    "network_calls_per_decision": 15.0,
+    "episodes": 100,
+    "return_mean": 18.25,
+    "return_ci95": (17.5, 19.0),
+    "behaviour_return_mean": 15.0,
+    "plan_ms_batch1": 20.44,
+}
+BASELINES = {"bc": {"return_mean": 14.0, "return_ci95": (13.0, 15.0)}}
+
+
+def test_the_summary_holds_every_promised_key():
+    written = Summary(**FIELDS, baselines=BASELINES, win_rate=0.75, cost_mean=0.5, extra={"note": 1}).to_json()
+    promised = {*FIELDS, "world_size", "baselines", "win_rate", "cost_mean", "versions"}
+    assert set(written) == promised | {"note"}
+    assert written["world_size"] == 1 and "torch" in written["versions"] and written["baselines"] == BASELINES
+
+
+def test_wins_and_costs_are_left_out_where_there_are_none():
+    assert {"win_rate", "cost_mean"}.isdisjoint(Summary(**FIELDS).to_json())
+
+
+def printed(**more):
+    out = io.StringIO()
+    print_table(Summary(**FIELDS, **more).to_json(), Console(file=out, width=120))
+    return out.getvalue()
+
+
+def test_the_table_sets_the_method_beside_its_baselines():
+    text = printed(baselines=BASELINES, win_rate=0.75)
+    rows = {name: next(line for line in text.splitlines() if name in line) for name in ("madiff-d", "bc", "behaviour")}
+    assert all(part in rows["madiff-d"] for part in ("18.25 [17.5, 19]", "75%", "20.4", "1,234,567"))
+    assert "14 [13, 15]" in rows["bc"] and "15 " in rows["behaviour"]
+    assert "cost" not in text and "wins" in text and "wins" not in printed()
+
+
+def test_evaluation_metrics_summarise_a_rollout():
+    returns = np.array([[1.0, 3.0], [5.0, 7.0], [3.0, 3.0]])
+    won = np.array([True, False, True])
+    zeros = np.zeros(3, np.int64)
+    outcome = Rollout(returns, returns / 10, np.array([4, 5, 6]), won, won, zeros, zeros, zeros, 1.0)
+    metrics = evaluation_metrics(outcome)
+    assert metrics["return_mean"] == pytest.approx(11 / 3) and metrics["cost_mean"] == pytest.approx(11 / 30)
+    assert metrics["win_rate"] == pytest.approx(2 / 3) and metrics["length_mean"] == 5
+    assert 2 <= metrics["return_ci95_low"] < 11 / 3 < metrics["return_ci95_high"] <= 6
+    assert all(type(value) is float for value in metrics.values())
+
+
+class Slow:
+    """Takes 20 ms a decision, and half a second for its first."""
+
+    def __init__(self):
+        self.seen = []
+
+    def reset(self, seed, n):
+        self.n, self.seen = n, []
+
+    def act(self, observations, masks, active=None):
+        self.seen.append((tuple(observations.shape), None if masks is None else tuple(masks.shape), self.n))
+        time.sleep(0.5 if len(self.seen) == 1 else 0.02)
+        return torch.zeros(observations.shape[:2], dtype=torch.int64)
+
+
+@pytest.mark.parametrize("masks", [None, torch.ones(8, 3, 5, dtype=torch.bool)])
+def test_decision_time_is_the_median_at_batch_one(masks):
+    policy = Slow()
+    assert 20 <= decision_milliseconds(policy, torch.zeros(8, 3, 4), masks, repeats=5) < 100
+    assert set(policy.seen) == {((1, 3, 4), None if masks is None else (1, 3, 5), 1)} and len(policy.seen) == 8
