@@ -1,0 +1,97 @@
+"""Training objectives: denoise with the known entries kept clean, exactly as in sampling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from madiff.diffusion.parametrization import Parametrization
+from madiff.diffusion.sampler import Condition, Denoiser
+from madiff.diffusion.schedule import Level, Schedule
+
+
+def denoising_loss(
+    denoiser: Denoiser,
+    x0: Tensor,
+    cond: Condition,
+    *,
+    schedule: Schedule,
+    parametrization: Parametrization,
+    generator: torch.Generator,
+    known_mask: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted squared error at random noise levels: sum(w err^2) / sum(w) over all entries.
+
+    x0 (B, T, A, F); known_mask broadcastable to x0, 1 where x0 holds what in-painting would tell: the network sees
+    those entries clean; weight >= 0 broadcastable to x0, where the caller decides whether known entries count.
+    """
+    t = schedule.sample_times(x0.shape[0], generator, x0.device).to(x0.dtype)
+    eps, level = _normal_like(x0, generator), schedule.level(t)
+    out, x = _run(denoiser, x0, eps, level, cond, parametrization, known_mask)
+    loss = _mean(parametrization.error(out, x, x0, eps, level).square(), weight)
+    return loss, {"denoising_loss": loss.detach()}
+
+
+def consistency_loss(
+    denoiser: Denoiser,
+    teacher: Denoiser,
+    x0: Tensor,
+    cond: Condition,
+    *,
+    schedule: Schedule,
+    parametrization: Parametrization,
+    levels: int,
+    generator: torch.Generator,
+    known_mask: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Consistency training (arXiv 2303.01469, algorithm 3): agree with the teacher, one of `levels` noise levels below.
+
+    teacher: the averaged denoiser, which gets no gradient; levels >= 2, on the Karras grid. The rest as in
+    `denoising_loss`; the parametrization must be "consistency" for the one-step solver to be right.
+    """
+    if levels < 2:
+        raise ValueError(f"levels={levels} leaves nothing to agree on; allowed: 2 or more")
+    grid = schedule.grid(levels, "karras")[:-1].to(x0)
+    index = torch.randint(levels - 1, (x0.shape[0],), generator=generator, device=generator.device).to(x0.device)
+    eps = _normal_like(x0, generator)
+
+    def estimate(network: Denoiser, t: Tensor) -> Tensor:
+        level = schedule.level(t)
+        out, x = _run(network, x0, eps, level, cond, parametrization, known_mask)
+        return parametrization.predict(out, x, level).x0
+
+    with torch.no_grad():
+        below = estimate(teacher, grid[index + 1])
+    loss = _mean((estimate(denoiser, grid[index]) - below).square(), weight)
+    return loss, {"consistency_loss": loss.detach()}
+
+
+def _run(
+    denoiser: Denoiser,
+    x0: Tensor,
+    eps: Tensor,
+    level: Level,
+    cond: Condition,
+    parametrization: Parametrization,
+    known_mask: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The network's output at x_t, and x_t, both with known entries clean."""
+    x = level.alpha * x0 + level.sigma * eps
+    inputs = parametrization.inputs(x, level)
+    if known_mask is not None:
+        known = known_mask.bool()
+        x, inputs = torch.where(known, x0, x), torch.where(known, x0, inputs)
+    return denoiser(inputs, parametrization.network_time(level).view(-1), cond), x
+
+
+def _normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
+
+
+def _mean(squared: Tensor, weight: Tensor | None) -> Tensor:
+    if weight is None:
+        return squared.mean()
+    weight = weight.to(squared.dtype).expand_as(squared)
+    return (weight * squared).sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)

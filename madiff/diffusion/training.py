@@ -1,0 +1,49 @@
+"""What every learner of one optimiser shares: the gradient step with averaged weights, and its whole state by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from madiff.diffusion.ema import EMA
+
+
+class GradientLearner:
+    """Base of learners: `trained` networks under one optimiser and their moving average, plus `fixed` modules.
+
+    fixed: what is fitted to the data once (normalisers, scales) and belongs to the weights.
+    """
+
+    def __init__(self, trained: nn.Module, fixed: nn.Module, optimizer: Optimizer, ema: EMA) -> None:
+        self.trained, self.fixed, self.optimizer, self.ema = trained, fixed, optimizer, ema
+        self.updates = 0
+
+    def gradient_step(self, loss: Tensor, clip: float) -> Tensor:
+        """One optimiser step on loss with the gradient's norm clipped; returns the norm before clipping."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), clip)
+        self.optimizer.step()
+        self.updates += 1
+        self.ema.update(self.updates)
+        return norm
+
+    def _parts(self) -> dict[str, nn.Module]:
+        return {"trained": self.trained, "averaged": self.ema.model, "fixed": self.fixed}
+
+    def weights(self) -> dict[str, Tensor]:
+        return {f"{part}.{key}": v for part, module in self._parts().items() for key, v in module.state_dict().items()}
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        for part, module in self._parts().items():
+            prefix = f"{part}."
+            module.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+
+    def training_state(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "updates": self.updates}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]
