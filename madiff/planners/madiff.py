@@ -1,0 +1,237 @@
+"""MADiff: one attention-based diffusion model of all agents' joint trajectory (arXiv 2305.17330).
+
+What is diffused: normalised observation windows of `history` past steps, now, and `horizon` future steps. Actions
+come from an inverse dynamics model on consecutive planned observations. Centralised execution (MADiff-C) shows the
+model every agent's history; decentralised execution (MADiff-D) shows it one agent's, and the model generates the
+teammates' present and future: teammate modelling. The two differ in one mask, `visible`.
+
+What differs from the official code is listed in docs/deviations.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from madiff.data.encoding import ObservationEncoder
+from madiff.data.store import EpisodeStore
+from madiff.data.windows import WindowSampler
+from madiff.diffusion.ema import EMA
+from madiff.diffusion.networks.action_head import action_loss
+from madiff.diffusion.networks.transformer import TemporalAgentTransformer
+from madiff.diffusion.networks.unet import AgentAttentionUNet
+from madiff.diffusion.objective import denoising_loss
+from madiff.diffusion.parametrization import make_parametrization
+from madiff.diffusion.schedule import make_schedule
+from madiff.diffusion.training import GradientLearner
+from madiff.interfaces import EnvironmentSpec, Policy, UserError
+from madiff.planners.inverse_dynamics import SHARING, InverseDynamics
+from madiff.planners.madiff_policy import ABLATIONS, MADiffPolicy
+
+
+@dataclass
+class Config:
+    """Options of MADiff; the defaults train in minutes on two CPU cores, `model=official` has the paper's sizes."""
+
+    steps: int = 6000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    gradient_clip: float = 1.0
+    # the window, in environment steps
+    history: int = 3
+    horizon: int = 4
+    # the denoiser
+    network: str = "transformer"
+    width: int = 96
+    layers: int = 3
+    heads: int = 4
+    multipliers: tuple[int, ...] = (1, 4, 8)
+    agent_attention: bool = True
+    # diffusion
+    schedule: str = "cosine"
+    diffusion_steps: int = 200
+    parametrization: str = "x0"
+    normalizer: str = "cdf"
+    # conditioning
+    condition_dropout: float = 0.25
+    return_label: str = "to-go"
+    returns_scale: float = 0.0
+    discount: float = 1.0
+    # inverse dynamics
+    inverse_dynamics: str = "shared"
+    inverse_width: int = 256
+    # averaged weights act
+    ema_decay: float = 0.995
+    ema_every: int = 5
+    ema_start: int = 500
+    # acting
+    execution: str = "decentralised"
+    solver: str = "ddim"
+    sampler_steps: int = 5
+    guidance_weight: float = 1.2
+    target_return: float = 1.0
+    temperature: float = 0.5
+    common_noise: bool = True
+    plan_ablation: str = "none"
+    plan_batch: int = 1024
+
+    ACTING: ClassVar[tuple[str, ...]] = (
+        "solver", "sampler_steps", "guidance_weight", "target_return", "temperature", "common_noise",
+        "plan_ablation", "plan_batch",
+    )  # fmt: skip
+
+
+ALLOWED = {
+    "network": ("transformer", "unet"),
+    "return_label": ("to-go", "episode"),
+    "inverse_dynamics": SHARING,
+    "execution": ("centralised", "decentralised"),
+    "plan_ablation": ABLATIONS,
+}
+
+
+def check(config: Config) -> None:
+    """Refuse what no run could use, before anything is built."""
+    for key, allowed in ALLOWED.items():
+        if getattr(config, key) not in allowed:
+            raise UserError(f"unknown value {getattr(config, key)!r}", f"algo.{key}", allowed)
+    for key in ("horizon", "width", "layers", "heads", "sampler_steps", "diffusion_steps", "batch_size", "plan_batch"):
+        if getattr(config, key) < 1:
+            raise UserError(f"{getattr(config, key)} is too small", f"algo.{key}", "whole numbers from 1")
+    if config.history < 0:
+        raise UserError(f"{config.history} is negative", "algo.history", "whole numbers from 0")
+
+
+def make_denoiser(config: Config, features: int) -> nn.Module:
+    """The network the configuration names; wrong sizes become a user's error."""
+    conditions = {"returns": 1}
+    length = config.history + 1 + config.horizon
+    try:
+        if config.network == "unet":
+            network = AgentAttentionUNet(
+                features, config.width, config.multipliers, conditions=conditions, attention=config.agent_attention
+            )
+            if length % network.divisor:
+                raise ValueError(
+                    f"a window of {length} steps (history {config.history} + 1 + horizon {config.horizon}) does not "
+                    f"fit this U-Net; allowed: multiples of {network.divisor}"
+                )
+            return network
+        return TemporalAgentTransformer(
+            features, config.width, config.layers, config.heads, max_time=length, conditions=conditions,
+            agent_attention=config.agent_attention,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(str(error), "algo") from error
+
+
+def make_networks(config: Config, spec: EnvironmentSpec, seed: int) -> nn.ModuleDict:
+    """Denoiser and inverse dynamics with weights drawn from the seed alone."""
+    features = spec.agents + spec.observation_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inverse = InverseDynamics(
+            features, spec.action_size, spec.agents, config.inverse_width, config.inverse_dynamics
+        )
+        return nn.ModuleDict({"denoiser": make_denoiser(config, features), "inverse": inverse})
+
+
+class Preprocessing(ObservationEncoder):
+    """Observation encoding, the scale of returns, and what a plan is told of the past."""
+
+    returns_scale: Tensor
+
+    def __init__(self, config: Config, spec: EnvironmentSpec) -> None:
+        super().__init__(spec.agents, spec.observation_size, config.normalizer)
+        self.register_buffer("returns_scale", torch.ones(()))
+
+    def condition(self, x: Tensor, visible: Tensor, now: int) -> tuple[Tensor, Tensor]:
+        """In-painting of a window: what the model is told of x (B, T, agent, F), given visible (B, agent) bool.
+
+        Visible agents: everything up to now. The others: their history reads zero, their present is generated.
+        Identities are known at all steps. Returns (value, mask), mask as x with 1 = known.
+        """
+        time = torch.arange(x.shape[1], device=x.device)
+        told = torch.where(visible[:, None], (time <= now)[:, None], (time < now)[:, None])[..., None]
+        is_identity = torch.arange(x.shape[-1], device=x.device) < self.agents
+        value = torch.where((visible[:, None, :, None] & told) | is_identity, x, 0.0)
+        return value, (told | is_identity).to(x.dtype)
+
+
+class MADiff(GradientLearner):
+    """Learner of the joint diffusion model and the inverse dynamics, with one optimiser (total loss 1/2 of each)."""
+
+    def __init__(self, config: Config, spec: EnvironmentSpec, device: torch.device, seed: int) -> None:
+        check(config)
+        self.config, self.spec, self.device = config, spec, device
+        self.preprocessing = Preprocessing(config, spec).to(device)
+        self.networks = make_networks(config, spec, seed).to(device)
+        self.schedule = make_schedule(config.schedule, steps=config.diffusion_steps)
+        self.parametrization = make_parametrization(config.parametrization, self.schedule)
+        super().__init__(
+            self.networks, self.preprocessing, torch.optim.Adam(self.networks.parameters(), lr=config.learning_rate),
+            EMA(self.networks, config.ema_decay, config.ema_every, config.ema_start),
+        )  # fmt: skip
+
+    def batches(self, store: EpisodeStore) -> WindowSampler:
+        """Fit the normaliser and the return scale; normalise once, so that a batch is one gather."""
+        self.preprocessing.fit(store)
+        scale = self.config.returns_scale or float(store.returns().max())
+        self.preprocessing.returns_scale.fill_(scale if scale > 0 else 1.0)
+        self.episode_returns = store.returns().to(self.device)
+        return WindowSampler(
+            store, history=self.config.history, horizon=self.config.horizon, batch_size=self.config.batch_size,
+            device=self.device, discount=self.config.discount,
+            observations=self.preprocessing.encode(store.observations.to(self.device)),
+        )  # fmt: skip
+
+    def update(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        diffusion = self._diffusion_loss(batch, generator)
+        inverse = self._inverse_loss(batch)
+        loss = 0.5 * (diffusion + inverse)
+        norm = self.gradient_step(loss, self.config.gradient_clip)
+        metrics = {"loss": loss, "diffusion_loss": diffusion, "inverse_loss": inverse, "gradient_norm": norm}
+        return {name: value.detach() for name, value in metrics.items()}
+
+    def visible(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, agent) bool: all agents for centralised execution, one ego agent drawn per sample otherwise."""
+        if self.config.execution == "centralised":
+            return torch.ones(n, self.spec.agents, dtype=torch.bool, device=self.device)
+        ego = torch.randint(self.spec.agents, (n, 1), generator=generator, device=self.device)
+        return torch.arange(self.spec.agents, device=self.device) == ego
+
+    def return_label(self, batch: dict[str, Tensor]) -> Tensor:
+        """What the plan is conditioned on, unscaled: the return from now on, or that of the whole episode; (B, agent)."""
+        return batch["returns"] if self.config.return_label == "to-go" else self.episode_returns[batch["episode"]]
+
+    def _diffusion_loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        x, valid = batch["observations"], batch["valid"]
+        n = x.shape[0]
+        value, mask = self.preprocessing.condition(x, self.visible(n, generator), self.config.history)
+        returns = self.return_label(batch)
+        keep = torch.rand(n, generator=generator, device=self.device) >= self.config.condition_dropout
+        cond = {"returns": (returns / self.preprocessing.returns_scale)[..., None], "keep": keep.to(x.dtype)}
+        loss, _ = denoising_loss(
+            self.networks["denoiser"], torch.where(mask > 0, value, x), cond, schedule=self.schedule,
+            parametrization=self.parametrization, known_mask=mask, weight=(1 - mask) * valid[:, :, None, None],
+            generator=generator,
+        )  # fmt: skip
+        return loss
+
+    def _inverse_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        x, available = batch["observations"], batch.get("available_actions")
+        output = self.networks["inverse"](x[:, :-1], x[:, 1:])
+        valid = batch["transition_valid"][..., None].expand(output.shape[:-1])
+        return action_loss(output, batch["actions"], valid, available, self.spec.discrete)
+
+    def policy(self) -> Policy:
+        return MADiffPolicy(
+            self.config, self.spec, self.preprocessing, self.ema.model, self.schedule, self.parametrization
+        )
+
+
+def make(config: Config, spec: EnvironmentSpec, device: torch.device, seed: int) -> MADiff:
+    return MADiff(config, spec, device, seed)
