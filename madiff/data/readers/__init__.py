@@ -1,0 +1,27 @@
+"""File formats by name. A format is a module with `recognises(path) -> bool` and `read(path) -> EpisodeStore`."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+from madiff.data.readers import native
+from madiff.data.store import EpisodeStore
+from madiff.interfaces import UserError
+
+FORMATS = {"native": native}
+
+
+def read(path: str | PathLike[str], format: str = "auto") -> EpisodeStore:
+    """Read episodes; format "auto" asks every format in turn. Raises UserError in one line for any bad file."""
+    path = Path(path)
+    if format not in ("auto", *FORMATS):
+        raise UserError(f"unknown format {format!r}", "data.format", ["auto", *FORMATS])
+    if not path.exists():
+        raise UserError("no such file", str(path))
+    if format != "auto":
+        return FORMATS[format].read(path)
+    for module in FORMATS.values():
+        if module.recognises(path):
+            return module.read(path)
+    raise UserError("holds no known format (damaged, or not episode data)", str(path), list(FORMATS))
