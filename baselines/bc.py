@@ -9,7 +9,7 @@ Deviations: Adam with weight averaging, as our other methods have; inputs are no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -38,7 +38,7 @@ class Config:
     normalizer: str = "gaussian"
     ema_decay: float = 0.995
     ema_every: int = 5
-    ema_start: int = 500
+    ema_start: int = field(default=500, metadata={"minimum": 0})
     acting: str = "greedy"
 
     ACTING: ClassVar[tuple[str, ...]] = ("acting",)

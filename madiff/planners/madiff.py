@@ -10,7 +10,7 @@ What differs from the official code is listed in docs/deviations.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -41,7 +41,7 @@ class Config:
     learning_rate: float = 1e-3
     gradient_clip: float = 1.0
     # the window, in environment steps
-    history: int = 3
+    history: int = field(default=3, metadata={"minimum": 0})
     horizon: int = 4
     # the denoiser
     network: str = "transformer"
@@ -66,9 +66,8 @@ class Config:
     # averaged weights act
     ema_decay: float = 0.995
     ema_every: int = 5
-    ema_start: int = 500
+    ema_start: int = field(default=500, metadata={"minimum": 0})
     # acting
-    execution: str = "decentralised"
     solver: str = "ddim"
     sampler_steps: int = 5
     guidance_weight: float = 1.2
@@ -78,6 +77,7 @@ class Config:
     plan_ablation: str = "none"
     plan_batch: int = 1024
 
+    execution: ClassVar[str] = "decentralised"
     ACTING: ClassVar[tuple[str, ...]] = (
         "solver", "sampler_steps", "guidance_weight", "target_return", "temperature", "common_noise",
         "plan_ablation", "plan_batch",
@@ -88,7 +88,6 @@ ALLOWED = {
     "network": ("transformer", "unet"),
     "return_label": ("to-go", "episode"),
     "inverse_dynamics": SHARING,
-    "execution": ("centralised", "decentralised"),
     "plan_ablation": ABLATIONS,
 }
 

@@ -1,6 +1,7 @@
 """MADiff-C: centralised execution of MADiff; one plan for the whole team from all agents' observations."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from madiff.planners import madiff
 from madiff.planners.madiff import make
@@ -11,4 +12,4 @@ __all__ = ["NAME", "Config", "make"]
 
 @dataclass
 class Config(madiff.Config):
-    execution: str = "centralised"
+    execution: ClassVar[str] = "centralised"

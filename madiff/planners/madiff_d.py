@@ -1,6 +1,7 @@
 """MADiff-D: decentralised execution of MADiff; every agent plans from its own observations and models its teammates."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from madiff.planners import madiff
 from madiff.planners.madiff import make
@@ -11,4 +12,4 @@ __all__ = ["NAME", "Config", "make"]
 
 @dataclass
 class Config(madiff.Config):
-    execution: str = "decentralised"
+    execution: ClassVar[str] = "decentralised"

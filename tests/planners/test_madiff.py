@@ -201,7 +201,7 @@ def test_return_labels():
 
 @pytest.mark.parametrize(
     "options",
-    [{"network": "cnn"}, {"execution": "both"}, {"horizon": 0}, {"history": -1}, {"inverse_dynamics": "none"},
+    [{"network": "cnn"}, {"horizon": 0}, {"history": -1}, {"inverse_dynamics": "none"},
      {"network": "unet", "horizon": 3, "history": 1}, {"heads": 3}],
 )  # fmt: skip
 def test_impossible_options_are_a_users_error(options):

@@ -1,0 +1,52 @@
+"""The libraries a user would otherwise pick, each in a venv of its own, driven over a pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# name -> what pip installs into .venv-NAME
+REQUIREMENTS: dict[str, list[str]] = {
+    "jaxmarl": ["jaxmarl==0.2.0"],
+}
+
+
+def python_of(name: str) -> Path:
+    return ROOT / f".venv-{name}" / "bin" / "python"
+
+
+class Peer:
+    """A peer's script under its own interpreter: it says when it is ready, then times one chunk per request."""
+
+    def __init__(self, name: str, script: str, *arguments: object) -> None:
+        command = [str(python_of(name)), str(ROOT / "benchmarks" / "peers" / script), *map(str, arguments)]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True, env=environment
+        )
+        self.versions = self._answer()
+
+    def measure(self) -> dict[str, float]:
+        """One timed chunk: {"steps": ..., "seconds": ...}."""
+        self.process.stdin.write("run\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the peer stopped with exit code {self.process.wait()}")
+        return json.loads(line)
+
+
+def installed(name: str) -> bool:
+    return python_of(name).exists()

@@ -1,0 +1,202 @@
+"""The composition root: turns a configuration into environment, data, learner and trained policy; owns the registry."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import envs
+from madiff import collection
+from madiff.data.readers import FORMATS
+from madiff.data.store import EpisodeStore
+from madiff.experiment import checkpoint, run_directory, seeding
+from madiff.interfaces import BatchedEnvironment, EnvironmentSpec, Learner, Policy, UserError
+from madiff.schema import Data, TrainConfig, plain, structure
+
+ROOMS = ("madiff.planners", "madiff.policies", "baselines")
+COLLECTED = 2000  # episodes, unless the user says otherwise
+
+
+@dataclass(frozen=True)
+class Method:
+    """An algorithm: its name, the dataclass of its options, and the function that makes its learner."""
+
+    name: str
+    config: type
+    make: Callable[[Any, EnvironmentSpec, torch.device, int], Learner]
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return plain(self.config())
+
+    @property
+    def acting(self) -> tuple[str, ...]:
+        """Options that a trained policy may be given anew."""
+        return getattr(self.config, "ACTING", ())
+
+
+@cache
+def registry() -> dict[str, Method]:
+    """All methods by name: every module of the rooms that declares NAME, Config and make."""
+    found: dict[str, Method] = {}
+    for room in filter(importlib.util.find_spec, ROOMS):
+        for entry in pkgutil.iter_modules(importlib.import_module(room).__path__, f"{room}."):
+            module = importlib.import_module(entry.name)
+            if hasattr(module, "NAME"):
+                if module.NAME in found:
+                    raise ImportError(f"{entry.name}: there is already a method called {module.NAME}")
+                found[module.NAME] = Method(module.NAME, module.Config, module.make)
+    return dict(sorted(found.items()))
+
+
+def defaults() -> dict[str, dict[str, Any]]:
+    """The default options of every method."""
+    return {name: found.defaults for name, found in registry().items()}
+
+
+def method(name: str, where: str = "algo") -> Method:
+    """The method of this name, or a UserError that lists those there are."""
+    if name not in registry():
+        raise UserError(f"unknown method '{name}'", where, list(registry()))
+    return registry()[name]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An environment of which any number of copies can be made, on one device.
+
+    options: as the user gave them; spec.options has those that decide the dynamics.
+    """
+
+    spec: EnvironmentSpec
+    options: Mapping[str, Any]
+    device: torch.device
+
+    def make(self, copies: int) -> BatchedEnvironment:
+        return envs.make_batched(self.spec.name, copies=copies, device=self.device, **self.options)
+
+    def behaviour(self, env: BatchedEnvironment, quality: str) -> Policy:
+        return envs.behaviour(env, quality)
+
+
+def make_problem(env: Mapping[str, Any], agents: int | None, scenario: str | None, device: torch.device) -> Problem:
+    """The environment named by `env["name"]`, with the section's other entries as its options."""
+    given = {"agents": agents, "scenario": scenario}
+    options = {key: value for key, value in {**env, **given}.items() if key != "name" and value is not None}
+    spec = envs.make_batched(env["name"], copies=1, device=device, **options).spec
+    if agents is not None and spec.agents != agents:
+        raise UserError(f"{spec.name} {spec.scenario} has {spec.agents} agents", "agents", [spec.agents])
+    return Problem(spec, options, device)
+
+
+def make_learner(algo: Mapping[str, Any], spec: EnvironmentSpec, device: torch.device, seed: int) -> Learner:
+    """The learner of `algo["name"]`, untrained; the section's other entries are the method's options."""
+    chosen, config = method_config(algo)
+    try:
+        learner = chosen.make(config, spec, device, seeding.derive(seed, "networks"))
+        learner.policy()  # so that options of acting are refused now, not after the training
+        return learner
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(str(error), "algo") from error
+
+
+def method_config(algo: Mapping[str, Any]) -> tuple[Method, Any]:
+    """The method a section names, and its options as the method's own dataclass."""
+    chosen = method(algo["name"])
+    options = {key: value for key, value in algo.items() if key != "name"}
+    return chosen, structure(chosen.config, options, "algo")
+
+
+def make_store(data: Data, problem: Problem) -> Callable[[], EpisodeStore]:
+    """Check what `data` asks for, at once; the function returned then gives the episodes (collecting takes time)."""
+    if data.format not in ("auto", *FORMATS):
+        raise UserError(f"unknown format '{data.format}'", "data.format", ["auto", *FORMATS])
+    if data.path is not None:
+        store = EpisodeStore.open(data.path, data.format)
+        check_store(store, problem.spec)
+        wanted = min(data.episodes or store.episodes, store.episodes)
+        return lambda: store if wanted == store.episodes else store.subset(range(wanted))
+    check_quality(data.quality, problem)
+    return partial(_collected, data, problem)
+
+
+def _collected(data: Data, problem: Problem) -> EpisodeStore:
+    spec, episodes = problem.spec, data.episodes or COLLECTED
+    shown = collection.console.is_terminal
+    return collection.cached(
+        spec.name, spec.options, data.quality, episodes, data.seed, data.cache, problem.device, shown
+    )[0]
+
+
+def qualities(quality: str) -> list[str]:
+    """The parts of a mixture such as medium+poor."""
+    return [part.strip() for part in quality.split("+")]
+
+
+def check_quality(quality: str, problem: Problem) -> None:
+    """Refuse a quality, or a part of a mixture, for which the environment has no behaviour policy."""
+    env = problem.make(1)
+    for part in qualities(quality):
+        problem.behaviour(env, part)
+
+
+def check_store(store: EpisodeStore, spec: EnvironmentSpec) -> None:
+    """Refuse data whose sizes are not the environment's."""
+    for key in ("agents", "observation_size", "action_size", "discrete"):
+        found, needed = getattr(store, key), getattr(spec, key)
+        if found != needed:
+            raise UserError(
+                f"the data's {key} is {found}", "data.path", f"{needed}, as {spec.name} {spec.scenario} has"
+            )
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run directory read back: what it was told, where it got to, its policy, and whether its data has costs."""
+
+    path: Path
+    config: TrainConfig
+    spec: EnvironmentSpec
+    step: int
+    policy: Policy
+    costs: bool
+
+
+def load_run(
+    path: str | PathLike[str], device: str | torch.device, acting: Mapping[str, Any] | None = None
+) -> TrainedRun:
+    """The policy of a run's newest intact checkpoint.
+
+    acting: new values for options that the method lets a trained policy change. Raises UserError for any other
+    option, and where there is no run or no checkpoint.
+    """
+    path = Path(path).expanduser()
+    config = structure(TrainConfig, run_directory.read(path)[0])
+    saved = checkpoint.latest(path / "checkpoints")
+    if saved is None:
+        raise UserError(f"{path} has no checkpoint yet", "run", "a run that has trained")
+    allowed = method(config.algo["name"]).acting
+    for key in acting or {}:
+        if key not in allowed:
+            options = [f"algo.{name}" for name in allowed]
+            raise UserError(f"algo.{key} cannot change after training", config.algo["name"], options)
+    config = dataclasses.replace(config, algo={**config.algo, **(acting or {})})
+    try:
+        spec = EnvironmentSpec(**saved.meta["spec"])
+        learner = make_learner(config.algo, spec, torch.device(device), config.seed)
+        learner.load_weights(saved.weights())
+        return TrainedRun(path, config, spec, saved.step, learner.policy(), saved.meta["costs"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{saved.path} does not fit {path / 'config.yaml'} ({error})", "run") from error

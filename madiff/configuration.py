@@ -1,0 +1,209 @@
+"""From the command line to plain mappings: the only file that knows Hydra.
+
+Hydra composes the groups of `configs/` and parses `key=value`; the values are then set here, so that every mistake is
+one line in our own words. Values that are paths never meet Hydra's grammar: any character may stand in them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from madiff.interfaces import UserError
+from madiff.schema import meanings, shown, structure
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+INDENT = {"initial_indent": "  ", "subsequent_indent": "  "}
+PATHS = ("data.path", "data.cache", "run_dir", "out", "run")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command of the suite, run as `python -m madiff.<name>`; the first line of its help is `does`.
+
+    schema: the dataclass of what it may be told; `configs/<name>.yaml` has the values. run: does the job.
+    """
+
+    name: str
+    does: str
+    schema: type
+    run: Callable[[Any], None]
+    examples: Sequence[str]
+
+
+def main(verb: Verb, methods: Mapping[str, Mapping[str, Any]], arguments: Sequence[str]) -> int:
+    """Run a verb; returns the exit code.
+
+    0: done. 2: the user or the system must mend something, said in one line on stderr. 130: interrupted.
+    methods: for every algorithm the default values of its options.
+    """
+    flags = [a for a in arguments if a in ("-h", "--help")]
+    try:
+        tree = compose(verb.name, methods, [a for a in arguments if a not in flags])
+        if flags:
+            print(_help(verb, tree))
+        else:
+            verb.run(structure(verb.schema, tree))
+    except UserError as error:
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"{error.filename or 'system'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _refuse(reason: str) -> int:
+    print("error: " + " ".join(reason.split()), file=sys.stderr)
+    return 2
+
+
+def compose(verb: str, methods: Mapping[str, Mapping[str, Any]], arguments: Sequence[str]) -> dict[str, Any]:
+    """The verb's configuration as nested dicts: its YAML, the chosen groups, then the values given by the user."""
+    given = _parse(arguments)
+    for name, defaults in methods.items():
+        ConfigStore.instance().store(group="algo", name=name, node={"name": name, **defaults})
+    with initialize_config_dir(str(CONFIGS), version_base="1.3", job_name=verb):
+        choices = {group: given.pop(group) for group in _groups(verb) if group in given}
+        for group, name in choices.items():
+            _check(name, _choices(group), group)
+        composed = hydra_compose(verb, overrides=[f"{group}={name}" for group, name in choices.items()])
+    tree: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)
+    if "model" in choices:
+        _check_model(choices["model"], tree["algo"], methods)
+    known = options(tree, _groups(verb))
+    open_sections = [key for key, value in known.items() if value == {}]
+    for key, value in given.items():
+        if key not in known and key.rpartition(".")[0] not in open_sections:
+            raise _unknown_option(key, [*_groups(verb), *known])
+        _set(tree, key, value)
+    return tree
+
+
+def options(tree: Mapping[str, Any], groups: Iterable[str]) -> dict[str, Any]:
+    """What may be set: dotted keys with their values; the name of an environment or method is chosen by its group."""
+    names = [f"{group}.name" for group in groups]
+    return {key: value for key, value in flatten(tree).items() if key not in names}
+
+
+def _groups(verb: str) -> dict[str, str]:
+    """The groups a verb chooses from, with its default choices: the defaults list of its YAML."""
+    entries = yaml.safe_load((CONFIGS / f"{verb}.yaml").read_text())["defaults"]
+    return {group: name for entry in entries if isinstance(entry, dict) for group, name in entry.items()}
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys; an empty section stays, as the place of keys that are not fixed."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _parse(arguments: Sequence[str]) -> dict[str, Any]:
+    """`key=value` arguments as a dict of Python values; the last of several for one key counts."""
+    given: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not (key and equals) or argument.startswith("-"):
+            raise UserError(f"'{argument}' is not an option", "command line", "key=value, --help")
+        given[key] = _unquoted(text) if key in PATHS else _value(argument)
+    return given
+
+
+def _unquoted(text: str) -> str | None:
+    """A path as typed; quotes around the whole of it, which Hydra would need, are taken off."""
+    if text in ("", "null"):
+        return None
+    return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def _value(argument: str) -> Any:
+    key, _, text = argument.partition("=")
+    try:
+        override: Override = OverridesParser.create().parse_override(argument)
+        sweep = override.is_sweep_override()
+        value = None if sweep else override.value()
+    except HydraException as error:
+        raise UserError(f"'{text}' cannot be read", key, "a number, a word, true, false, null or [a, b]") from error
+    if sweep:
+        raise UserError(f"'{text}' stands for several runs", key, f"one value, or a list as [{text}]")
+    if override.get_key_element() != key:
+        raise UserError(f"unknown option '{key}'", "command line", "key=value, without prefixes or packages")
+    return value
+
+
+def _check(name: Any, allowed: Sequence[str], where: str) -> None:
+    if name not in allowed:
+        raise UserError(f"unknown {where} '{name}'{_did_you_mean(str(name), allowed)}", where, list(allowed))
+
+
+def _check_model(model: str, algo: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]) -> None:
+    """A model group may only set options that the chosen method has."""
+    if unknown := sorted(set(algo) - set(methods[algo["name"]]) - {"name"}):
+        some = ", ".join(unknown[:3]) + (" and more" if len(unknown) > 3 else "")
+        raise UserError(f"'{model}' sets {some}, which {algo['name']} does not have", "model", ["default"])
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        tree = tree[section]
+    if isinstance(tree.get(name), bool) and not isinstance(value, bool):
+        raise UserError(f"'{shown(value)}' is not true or false", key)
+    tree[name] = value
+
+
+def _unknown_option(key: str, known: Sequence[str]) -> UserError:
+    section, _, name = key.rpartition(".")
+    inside = [k for k in known if k.startswith(f"{key}.")]
+    beside = [k for k in known if section and k.startswith(f"{section}.")]
+    same_name = [k for k in known if k.rpartition(".")[2] == name]
+    guess = f"; did you mean {' or '.join(same_name)}?" if same_name else _did_you_mean(key, known)
+    return UserError(
+        f"unknown option '{key}'{guess}", "command line", inside or beside or [k for k in known if "." not in k]
+    )
+
+
+def _did_you_mean(name: str, allowed: Sequence[str]) -> str:
+    close = get_close_matches(name, allowed, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _help(verb: Verb, tree: Mapping[str, Any]) -> str:
+    """One screen: every option with its default and meaning; those of the environment and the method by name only."""
+    groups, told = _groups(verb.name), meanings(verb.schema)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3", job_name=verb.name):
+        choices = {group: _choices(group) for group in groups}
+    lines = [(f"{g}={groups[g]}", f"one of: {', '.join(c)}") for g, c in choices.items() if c != ["default"]]
+    flat = options(tree, groups)
+    lines += [(f"{key}={shown(value)}", told[key]) for key, value in flat.items() if told.get(key)]
+    others = " ".join(f"{key}={shown(value)}" for key, value in flat.items() if key not in told and value != {})
+    return "\n".join([
+        f"python -m madiff.{verb.name}: {verb.does}", "", "Examples:", *(f"  {line}" for line in verb.examples),
+        "", "Options, with their defaults:", *(f"  {option:<34}{meaning}" for option, meaning in lines),
+        *(["", "Options of this environment and method:", fill(others, 118, **INDENT)] if others else []),
+    ])  # fmt: skip
