@@ -1,0 +1,58 @@
+"""The environments: a PettingZoo `ParallelEnv` and a batched form of each, and scripted policies to collect data with.
+
+Adding one takes a line in `_ENVIRONMENTS`: the module that offers `parallel(**options)`,
+`batched(copies, device, **options)` and `behaviour(env, quality)`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+from pettingzoo import ParallelEnv
+
+from madiff.interfaces import BatchedEnvironment, Policy, UserError
+
+# Of all dynamics and behaviours: a new number makes every cached data set again and old returns incomparable.
+VERSION = 1
+
+_ENVIRONMENTS = {
+    "smac-like": "envs.smac_like",
+}
+
+
+def names() -> list[str]:
+    """The environments there are."""
+    return list(_ENVIRONMENTS)
+
+
+def make(name: str, **options: Any) -> ParallelEnv:
+    """One copy behind PettingZoo's parallel interface; `envs.<name>` documents the options."""
+    return _call(name, "parallel", options)
+
+
+def make_batched(name: str, copies: int, device: str | torch.device = "cpu", **options: Any) -> BatchedEnvironment:
+    """Many copies of the same dynamics as tensors led by the copies axis."""
+    return _call(name, "batched", {"copies": copies, "device": device} | options)
+
+
+def behaviour(env: BatchedEnvironment, quality: str) -> Policy:
+    """The policy that makes data of a quality: expert, good, medium, poor, replay or random."""
+    return _module(env.spec.name).behaviour(env, quality)
+
+
+def _call(name: str, function: str, options: dict[str, Any]) -> Any:
+    make_it = getattr(_module(name), function)
+    allowed = [key for key in make_it.__annotations__ if key not in ("return", "copies", "device")]
+    unknown = sorted(set(options) - set(make_it.__annotations__))
+    if unknown:
+        raise UserError(f"no option is called {unknown[0]!r}", name, allowed)
+    return make_it(**options)
+
+
+def _module(name: str) -> ModuleType:
+    if name not in _ENVIRONMENTS:
+        raise UserError(f"no environment is called {name!r}", "env", names())
+    return import_module(_ENVIRONMENTS[name])
