@@ -11,7 +11,7 @@ from madiff.build import Problem, qualities
 from madiff.collection import console, progress_bar
 from madiff.experiment import seeding
 from madiff.experiment.rollout import Rollout, evaluate, rollout, wave_sizes
-from madiff.experiment.summary import decision_milliseconds, evaluation_metrics
+from madiff.experiment.summary import decision_flops, decision_milliseconds, evaluation_metrics
 from madiff.interfaces import Policy
 
 COPIES = 1024
@@ -37,10 +37,12 @@ def assess(
             film=0 if film else None,
         )  # fmt: skip
     start = problem.make(1).reset(seed)
+    seen = start.observations, start.available_actions
     speed = {
         "parameters": policy.parameters,
         "network_calls_per_decision": policy.network_calls_per_decision,
-        "plan_ms_batch1": decision_milliseconds(policy, start.observations, start.available_actions),
+        "flops_per_decision": decision_flops(policy, *seen),
+        "plan_ms_batch1": decision_milliseconds(policy, *seen),
     }
     return _assessment(name, outcome, costs, speed)
 

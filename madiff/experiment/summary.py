@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from madiff.experiment.rollout import Rollout
 from madiff.experiment.runtime import synchronize, versions
@@ -127,3 +128,11 @@ def decision_milliseconds(
             synchronize(one.device)
             times.append(1000 * (time.perf_counter() - began))
     return statistics.median(times[warm_up:])
+
+
+def decision_flops(policy: Policy, observations: Tensor, masks: Tensor | None) -> int:
+    """Floating-point operations of one decision for one environment: matrix products and convolutions, row 0."""
+    policy.reset(seed=0, n=1)
+    with FlopCounterMode(display=False) as counter:
+        policy.act(observations[:1], None if masks is None else masks[:1])
+    return counter.get_total_flops()

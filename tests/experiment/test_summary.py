@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from madiff.experiment.rollout import Rollout
-from madiff.experiment.summary import Summary, decision_milliseconds, evaluation_metrics, print_table
+from madiff.experiment.summary import Summary, decision_flops, decision_milliseconds, evaluation_metrics, print_table
 
 FIELDS = {
     "env": "smac-like",
@@ -86,3 +86,14 @@ def test_decision_time_is_the_median_at_batch_one(masks):
     policy = Slow()
     assert 20 <= decision_milliseconds(policy, torch.zeros(8, 3, 4), masks, repeats=5) < 100
     assert set(policy.seen) == {((1, 3, 4), None if masks is None else (1, 3, 5), 1)} and len(policy.seen) == 8
+
+
+def test_flops_of_one_decision_are_those_of_its_matrix_products():
+    class Linear:
+        def reset(self, seed, n):
+            self.weight = torch.ones(4, 5)
+
+        def act(self, observations, masks, active=None):
+            return (observations @ self.weight).argmax(-1)
+
+    assert decision_flops(Linear(), torch.zeros(8, 3, 4), None) == 2 * 3 * 4 * 5
