@@ -30,8 +30,8 @@ NAME = "bc"
 class Config:
     steps: int = 4000
     batch_size: int = 256
-    learning_rate: float = 1e-3
-    gradient_clip: float = 10.0
+    learning_rate: float = field(default=1e-3, metadata={"minimum": 0})
+    gradient_clip: float = field(default=10.0, metadata={"minimum": 0})
     width: int = 128
     recurrent: bool = False
     sequence: int = 20

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import os
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -175,14 +175,14 @@ class TrainedRun:
 
 
 def load_run(
-    path: str | PathLike[str], device: str | torch.device, acting: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str], device: str | torch.device, acting: Mapping[str, Any] | None = None
 ) -> TrainedRun:
     """The policy of a run's newest intact checkpoint.
 
     acting: new values for options that the method lets a trained policy change. Raises UserError for any other
     option, and where there is no run or no checkpoint.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     config = structure(TrainConfig, run_directory.read(path)[0])
     saved = checkpoint.latest(path / "checkpoints")
     if saved is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from madiff import build, collection, configuration
 from madiff.data.store import EpisodeStore
-from madiff.experiment import runtime
+from madiff.experiment import durable, runtime
 from madiff.interfaces import UserError
 from madiff.schema import CollectConfig, shown
 
@@ -45,9 +44,7 @@ def check_target(out: Path, overwrite: bool) -> None:
         raise UserError(f"{out} is a folder", "out", "a file to write")
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists already", "out", "another path, or overwrite=true")
-    folder = next(parent for parent in out.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"{folder} is not a folder that can be written", "out", "a writable path")
+    durable.check_place(out, "out")
 
 
 def print_card(store: EpisodeStore) -> None:

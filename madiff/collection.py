@@ -141,8 +141,8 @@ def cache_path(
         "versions": [VERSION, env_version()],
     }
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
-    folder = Path(cache_dir or os.environ.get("MADIFF_CACHE") or Path.home() / ".cache" / "madiff")
-    return folder.expanduser() / f"{env_name}-{key[:20]}.h5"
+    folder = cache_dir or os.environ.get("MADIFF_CACHE") or Path.home() / ".cache" / "madiff"
+    return Path(os.path.expanduser(folder)) / f"{env_name}-{key[:20]}.h5"
 
 
 def env_version() -> Any:

@@ -63,10 +63,22 @@ def main(verb: Verb, methods: Mapping[str, Mapping[str, Any]], arguments: Sequen
         return _refuse(str(error))
     except OSError as error:
         return _refuse(f"{error.filename or 'system'}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _refuse("not enough memory for sizes as large as these; allowed: smaller networks, batches or episodes")
+    except SystemExit:  # from rich, whose reader has gone
+        return _refuse("the output was closed before the job was done")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """On a CPU torch says so in words only."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "overflow")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def _refuse(reason: str) -> int:
@@ -130,7 +142,7 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
         key, equals, text = argument.partition("=")
         if not (key and equals) or argument.startswith("-"):
             raise UserError(f"'{argument}' is not an option", "command line", "key=value, --help")
-        given[key] = _unquoted(text) if key in PATHS else _value(argument)
+        given[key] = _unquoted(text) if key in PATHS else _value(key, text)
     return given
 
 
@@ -141,24 +153,28 @@ def _unquoted(text: str) -> str | None:
     return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
-def _value(argument: str) -> Any:
-    key, _, text = argument.partition("=")
+def _value(key: str, text: str) -> Any:
+    """`text` as Hydra reads a value; the key is ours to judge, prefixes and packages are unknown options."""
     try:
-        override: Override = OverridesParser.create().parse_override(argument)
+        override: Override = OverridesParser.create().parse_override(f"key={text}")
         sweep = override.is_sweep_override()
         value = None if sweep else override.value()
-    except HydraException as error:
-        raise UserError(f"'{text}' cannot be read", key, "a number, a word, true, false, null or [a, b]") from error
+    except (HydraException, ValueError, RecursionError) as error:
+        raise UserError(
+            f"'{_short(text)}' cannot be read", key, "a number, a word, true, false, null or [a, b]"
+        ) from error
     if sweep:
-        raise UserError(f"'{text}' stands for several runs", key, f"one value, or a list as [{text}]")
-    if override.get_key_element() != key:
-        raise UserError(f"unknown option '{key}'", "command line", "key=value, without prefixes or packages")
+        raise UserError(f"'{_short(text)}' stands for several runs", key, f"one value, or a list as [{_short(text)}]")
     return value
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _check(name: Any, allowed: Sequence[str], where: str) -> None:
     if name not in allowed:
-        raise UserError(f"unknown {where} '{name}'{_did_you_mean(str(name), allowed)}", where, list(allowed))
+        raise UserError(f"unknown {where} '{shown(name)}'{_did_you_mean(str(name), allowed)}", where, list(allowed))
 
 
 def _check_model(model: str, algo: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]) -> None:

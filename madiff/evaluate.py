@@ -17,6 +17,7 @@ from madiff.build import TrainedRun
 from madiff.experiment import durable, rendering, runtime
 from madiff.experiment.rollout import write_episodes
 from madiff.experiment.summary import print_table
+from madiff.interfaces import UserError
 from madiff.schema import EvaluateConfig, plain
 
 console = Console()
@@ -32,15 +33,23 @@ def evaluate(config: EvaluateConfig) -> None:
     run = build.load_run(config.run, machine.device, config.algo)
     problem = build.make_problem(run.config.env, run.config.agents, run.config.scenario, machine.device)
     seed = run.config.evaluation.seed if config.seed is None else config.seed
+    out = config.out or run.path / "evaluations" / title(config, seed)
+    check_target(out)
     name, data = run.config.algo["name"], run.config.data
     results = [assess(name, problem, run.policy, config.episodes, seed, run.costs, config.film)]
     if data.path is None:
         results.append(assess_behaviour(problem, data.quality, config.episodes, seed, run.costs))
     report = summarise(config, run, seed, results)
-    out = config.out or run.path / "evaluations" / title(config, seed)
     write(out, report, results, config.film)
     print_table(report, console)
     say(f"written to {out}")
+
+
+def check_target(out: Path) -> None:
+    """Refuse before the work what could not be written after it."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file", "out", "a folder to write")
+    durable.check_place(out / "evaluation.json", "out")
 
 
 def summarise(config: EvaluateConfig, run: TrainedRun, seed: int, results: list[Assessment]) -> dict[str, Any]:

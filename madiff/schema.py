@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,10 @@ from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin,
 from madiff.interfaces import UserError
 
 T = TypeVar("T")
+Ends = tuple[float | None, float | None]  # smallest and largest legal value
+
+
+LARGEST = 2**63 - 1  # whole number that tensors hold
 
 
 def option(meaning: str, minimum: float | None = None) -> Any:
@@ -119,7 +124,10 @@ class EvaluateConfig:
 
 
 def structure(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """The dataclass `cls` made of a mapping; unknown or missing keys, wrong types and ranges raise UserError."""
+    """The dataclass `cls` made of a mapping; unknown or missing keys, wrong types and ranges raise UserError.
+
+    A number's range is its field's metadata `minimum` and `maximum`, both legal; whole numbers start from 1 otherwise.
+    """
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     if unknown := sorted(set(values) - set(fields)):
         raise UserError(f"unknown option '{unknown[0]}'", where, sorted(fields))
@@ -127,7 +135,8 @@ def structure(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     made = {}
     for name, f in fields.items():
         if name in values:
-            made[name] = _convert(values[name], hints[name], _join(where, name), f.metadata.get("minimum"))
+            ends = f.metadata.get("minimum"), f.metadata.get("maximum")
+            made[name] = _convert(values[name], hints[name], _join(where, name), ends)
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise UserError("not given", _join(where, name), f.metadata.get("meaning"))
     return cls(**made)
@@ -166,13 +175,13 @@ def _join(where: str, name: str) -> str:
     return f"{where}.{name}" if where else name
 
 
-def _convert(value: Any, hint: Any, where: str, minimum: float | None) -> Any:
+def _convert(value: Any, hint: Any, where: str, ends: Ends) -> Any:
     """`value` as the type `hint` says, or a UserError that names the key and what it takes."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _convert(value, next(a for a in arguments if a is not type(None)), where, minimum)
+        return _convert(value, next(a for a in arguments if a is not type(None)), where, ends)
     if value is None:
         raise UserError("not given (null)", where)
     if origin is Literal:
@@ -181,17 +190,17 @@ def _convert(value: Any, hint: Any, where: str, minimum: float | None) -> Any:
         return value
     if origin is tuple or origin is list:
         items = value if isinstance(value, list | tuple) else [value]
-        return origin(_convert(item, arguments[0], where, minimum) for item in items)
+        return origin(_convert(item, arguments[0], where, ends) for item in items)
     if dataclasses.is_dataclass(hint):
         return structure(hint, _instance(value, Mapping, "a section", where), where)
     if hint is int:
-        return _integer(value, where, 1 if minimum is None else minimum)
+        return _integer(value, where, ends)
     if hint is float:
-        return _number(value, where, minimum)
+        return _number(value, where, ends)
     if hint is str:
         return str(_instance(value, str | int, "a word", where))
     if hint is Path:
-        return Path(_instance(value, str | Path, "a path", where)).expanduser()
+        return Path(os.path.expanduser(_instance(value, str | Path, "a path", where)))
     return _instance(value, origin or hint, "true or false" if hint is bool else "a section", where)
 
 
@@ -210,20 +219,28 @@ def shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _integer(value: Any, where: str, minimum: float) -> int:
-    allowed = f"whole numbers from {minimum:g}"
+def _integer(value: Any, where: str, ends: Ends) -> int:
+    minimum = 1 if ends[0] is None else ends[0]
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole:
-        raise UserError(f"'{shown(value)}' is not a whole number", where, allowed)
-    if value < minimum:
-        raise UserError(f"{value} is too small", where, allowed)
+        raise UserError(f"'{shown(value)}' is not a whole number", where, _range("whole numbers", minimum, ends[1]))
+    _check_range(value, where, "whole numbers", minimum, LARGEST if ends[1] is None else ends[1])
     return int(value)
 
 
-def _number(value: Any, where: str, minimum: float | None) -> float:
-    allowed = "finite numbers" if minimum is None else f"finite numbers from {minimum:g}"
+def _number(value: Any, where: str, ends: Ends) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"'{shown(value)}' is not a finite number", where, allowed)
-    if minimum is not None and value < minimum:
-        raise UserError(f"{value} is too small", where, allowed)
+        raise UserError(f"'{shown(value)}' is not a finite number", where, _range("finite numbers", *ends))
+    _check_range(value, where, "finite numbers", *ends)
     return float(value)
+
+
+def _check_range(value: float, where: str, kind: str, minimum: float | None, maximum: float | None) -> None:
+    if minimum is not None and value < minimum:
+        raise UserError(f"{value:.6g} is too small", where, _range(kind, minimum, None))
+    if maximum is not None and value > maximum:
+        raise UserError(f"{value:.6g} is too large", where, _range(kind, minimum, maximum))
+
+
+def _range(kind: str, minimum: float | None, maximum: float | None) -> str:
+    return kind + ("" if minimum is None else f" from {minimum:g}") + ("" if maximum is None else f" to {maximum:g}")

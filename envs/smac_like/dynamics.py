@@ -109,6 +109,8 @@ def exchanged(
     """Two volleys, the second without those that fell to the first; whoever fired reloads, suicides die."""
     sizes = [rules.allies, rules.enemies]
     ready = in_reach & (battle.cooldown <= 0) & rules.armed
+    if rules.some_cannot_hurt:
+        ready = ready & rules.hits[rules.index, battle.target, 0]
     fired, target = list(ready.split_with_sizes(sizes)), battle.target.split_with_sizes(sizes)
     health, shield = list(battle.health.split_with_sizes(sizes)), list(battle.shield.split_with_sizes(sizes))
     for a, b in ((0, 1), (1, 0)) if allies_first else ((1, 0), (0, 1)):

@@ -33,7 +33,7 @@ def behaviour(env: BatchedEnvironment, quality: str) -> Scripted:
     returns; replay: every script at any skill up to good; random: random legal actions.
     """
     if quality not in QUALITIES:
-        raise UserError(f"no quality is called {quality!r}", "quality", list(QUALITIES))
+        raise UserError(f"no quality is called {quality!r}", "data.quality", list(QUALITIES))
     scenario = resolve(**env.spec.options)
     return Scripted(scenario, players(quality, level(scenario, quality)), env.device)
 

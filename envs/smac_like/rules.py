@@ -21,7 +21,6 @@ WALKABLE = ((0.0, 32.0), (8.0, 24.0))
 ALLY_SPAWN, ENEMY_SPAWN = (9.0, 16.0), (23.0, 16.0)
 MOVE_CELLS = 2.0
 LOOPS_PER_STEP = 8
-LEAST_SCAN = 5.0
 FAR = 1e4
 """Where the dead stand during a step: beyond every range, each at a place of its own."""
 
@@ -88,6 +87,9 @@ class Rules:
         self.armed = self._row(lambda u: u.damage > 0)
         self.within_reach = self._row(lambda u: float(u.reach))[:, None] + self.touch
         self.hits = self._pairs(can_hit)
+        unhurt = (self.armed[:, None] & ~self.hits)[..., 0]
+        n = self.allies
+        self.some_cannot_hurt = bool(unhurt[:n, n:].any() or unhurt[n:, :n].any())
         self.splashes = any(unit.splash for unit in self.units)
         self.has_suicides = any(unit.splash == "suicide" for unit in self.units)
         self.most_attacks = max(unit.attacks for unit in self.units)
@@ -115,7 +117,7 @@ class Rules:
         n = self.allies
         block = slice(n, None), slice(0, n)
         nothing = torch.full_like(self.touch, -1.0)
-        least = self._row(lambda u: max(u.reach, LEAST_SCAN))[:, None] + self.touch
+        least = self._row(lambda u: max(u.reach, u.scan))[:, None] + self.touch
         self.enemy_scan = torch.where(self.hits, least, nothing)[block]
         self.enemy_reach = torch.where(self.hits, self.within_reach, nothing)[block]
         # Distance counts between edges, and any healer in sight before any fighter.

@@ -30,7 +30,8 @@ class Unit:
 
     damage, bonus: per attack and before armour, the bonus against units with the attribute `bonus_against`;
     attacks: blows of one shot; cooldown: loops between shots before jitter; reach: weapon range between edges;
-    speed: cells a loop; splash: "" (one victim), "line" (colossus) or "suicide" (baneling);
+    speed: cells a loop; scan: how far, between edges, it looks for enemies by itself;
+    splash: "" (one victim), "line" (colossus) or "suicide" (baneling);
     layer: units push each other apart within one layer; cooldown_scale: normaliser in the global state.
     """
 
@@ -44,6 +45,7 @@ class Unit:
     radius: float
     attributes: frozenset[str]
     cooldown_scale: float
+    scan: float = 5.0
     shield: float = 0.0
     armour: float = 0.0
     attacks: int = 1
@@ -87,7 +89,7 @@ _KINDS = (
     _unit("hydralisk", "h", "light biological", health=80, damage=12, cooldown=0.59, reach=5, speed=3.15,
           radius=0.625, hits_air=True, regeneration=ZERG_REGENERATION, cooldown_scale=10),
     _unit("spine crawler", "S", "structure armored biological", health=300, armour=2, damage=25, bonus=5,
-          bonus_against="armored", cooldown=1.32, reach=7, speed=0, radius=0.5, regeneration=ZERG_REGENERATION,
+          bonus_against="armored", cooldown=1.32, reach=7, scan=10, speed=0, radius=0.5, regeneration=ZERG_REGENERATION,
           cooldown_scale=30),
 )  # fmt: skip
 

@@ -21,7 +21,8 @@ def volley(
     """Who fires (a, E) of those shooting, and the victims' health and shield (v, E) after it.
 
     shooting (a, E) bool; target (a, E) unit indices; standing (2, U, E) positions; health, shield (v, E).
-    Shots land in unit order, and a unit whose target has fallen to the shots before its own holds its fire.
+    Shots land in unit order, and a unit whose target has fallen to the shots before its own holds its fire. (The
+    splash of one that holds its fire still counts among those shots: on maps with splash, a loop too cautious.)
     """
     aim = target[:, None] == side.victim_index
     strikes = aim & shooting[:, None]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class EMA:
     """`model` averages the given module: copied until step `start`, then ema = decay ema + (1 - decay) weights.
 
-    Both happen only at every `every`-th step. Buffers are copied, not averaged.
+    The averaging happens at every `every`-th step. Buffers are copied, not averaged.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.995, every: int = 10, start: int = 2000) -> None:
@@ -23,7 +23,7 @@ class EMA:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the source's weights after training step `step` (counted from 0)."""
-        if step % self.every:
+        if step >= self.start and step % self.every:
             return
         rate = 1.0 if step < self.start else 1.0 - self.decay
         torch._foreach_lerp_(list(self.model.parameters()), list(self.source.parameters()), rate)

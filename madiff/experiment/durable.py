@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,16 @@ def disk_errors(action: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot {action} {path} ({error.strerror or error})", allowed="a writable path") from error
+
+
+def check_place(path: Path, where: str) -> None:
+    """Refuse before the work what could not be written at `path` after it; leaves nothing behind."""
+    try:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror or error})", where, "a writable path") from error
 
 
 def write(path: Path, data: bytes) -> None:

@@ -26,7 +26,7 @@ class RunDirectory:
     """An open run directory, locked for this process until `close` (or the process's end).
 
     path/config.yaml, metrics.jsonl, summary.json, checkpoints/, plots/; run.json says what the run is of.
-    As a context manager it closes itself, and removes a new directory again when a UserError comes before any result.
+    As a context manager it closes itself, and removes a new directory again when an error comes before any result.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class RunDirectory:
         """
         if resume not in ("auto", "no"):
             raise UserError(f"{resume!r} is not known", "resume", ["auto", "no"])
-        path, identity = Path(path).expanduser().absolute(), json.loads(json.dumps(identity))
+        path, identity = Path(os.path.expanduser(path)).absolute(), json.loads(json.dumps(identity))
         _refuse(path, identity, resume)
         created: list[Path] = []
         try:
@@ -104,16 +104,17 @@ class RunDirectory:
             durable.replace(self.path / name, _json(value))
 
     def summary(self) -> dict[str, Any] | None:
-        """The finished run's summary.json; None while there is none."""
+        """The finished run's summary.json; None while there is none that can be read."""
         try:
-            return json.loads((self.path / "summary.json").read_text())
-        except (OSError, ValueError):
+            summary = json.loads((self.path / "summary.json").read_text())
+        except (OSError, ValueError, RecursionError):
             return None
+        return summary if isinstance(summary, dict) and isinstance(summary.get("steps"), int) else None
 
     def finished(self, steps: int) -> bool:
         """Whether a summary says that this run has done at least `steps` training steps."""
         summary = self.summary()
-        return summary is not None and summary.get("steps", -1) >= steps
+        return summary is not None and summary["steps"] >= steps
 
     def close(self) -> None:
         """Let other processes in."""
@@ -134,7 +135,7 @@ class RunDirectory:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if isinstance(error, UserError) and not self.metrics.path.exists() and not self.checkpoints.exists():
+        if error is not None and not self.metrics.path.exists() and not self.checkpoints.exists():
             self.discard()
         else:
             self.close()
@@ -142,13 +143,13 @@ class RunDirectory:
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(config, identity) of an existing run, without locking it; raises UserError where there is none."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     try:
         identity = json.loads((path / IDENTITY).read_text())
         config = yaml.safe_load((path / "config.yaml").read_text())
         if not isinstance(identity, dict) or not isinstance(config, dict):
             raise ValueError(f"{IDENTITY} and config.yaml must hold mappings")
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} is not a run directory ({_first_line(error)})", "run") from error
     return config, identity
 

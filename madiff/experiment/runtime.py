@@ -37,8 +37,8 @@ def setup(device: str = "auto", threads: int = 0, say: Callable[[str], None] | N
     On a CPU the algorithms are set to be deterministic and float32 is exact; on CUDA float32 products use TF32.
     """
     chosen, reason = _device(device)
-    if threads < 0:
-        raise UserError(f"{threads} is negative", "hardware.threads", "0 (automatic) or more")
+    if not 0 <= threads <= _cores():
+        raise UserError(f"{threads} is out of range", "hardware.threads", f"up to {_cores()}, the cores here; 0 = all")
     torch.set_num_threads(threads or min(torch.get_num_threads(), _cores()))
     on_cuda = chosen.type == "cuda"
     torch.set_float32_matmul_precision("high" if on_cuda else "highest")

@@ -10,8 +10,9 @@ What differs from the official code is listed in docs/deviations.md.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,16 +33,21 @@ from madiff.planners.inverse_dynamics import SHARING, InverseDynamics
 from madiff.planners.madiff_policy import ABLATIONS, MADiffPolicy
 
 
+def within(low: float, high: float, default: float) -> Any:
+    """An option with its smallest and largest legal value."""
+    return field(default=default, metadata={"minimum": low, "maximum": None if high == math.inf else high})
+
+
 @dataclass
 class Config:
     """Options of MADiff; the defaults train in minutes on two CPU cores, `model=official` has the paper's sizes."""
 
     steps: int = 6000
     batch_size: int = 128
-    learning_rate: float = 1e-3
-    gradient_clip: float = 1.0
+    learning_rate: float = within(0.0, math.inf, 1e-3)
+    gradient_clip: float = within(0.0, math.inf, 1.0)
     # the window, in environment steps
-    history: int = field(default=3, metadata={"minimum": 0})
+    history: int = within(0, math.inf, 3)
     horizon: int = 4
     # the denoiser
     network: str = "transformer"
@@ -56,23 +62,23 @@ class Config:
     parametrization: str = "x0"
     normalizer: str = "cdf"
     # conditioning
-    condition_dropout: float = 0.25
+    condition_dropout: float = within(0.0, 1.0, 0.25)
     return_label: str = "to-go"
-    returns_scale: float = 0.0
-    discount: float = 1.0
+    returns_scale: float = within(0.0, math.inf, 0.0)
+    discount: float = within(0.0, 1.0, 1.0)
     # inverse dynamics
     inverse_dynamics: str = "shared"
     inverse_width: int = 256
     # averaged weights act
-    ema_decay: float = 0.995
+    ema_decay: float = within(0.0, 1.0, 0.995)
     ema_every: int = 5
-    ema_start: int = field(default=500, metadata={"minimum": 0})
+    ema_start: int = within(0, math.inf, 500)
     # acting
     solver: str = "ddim"
     sampler_steps: int = 5
     guidance_weight: float = 1.2
     target_return: float = 1.0
-    temperature: float = 0.5
+    temperature: float = within(0.0, math.inf, 0.5)
     common_noise: bool = True
     plan_ablation: str = "none"
     plan_batch: int = 1024
@@ -86,6 +92,7 @@ class Config:
 
 ALLOWED = {
     "network": ("transformer", "unet"),
+    "normalizer": ("cdf", "limits"),  # plans are clipped to their range, [-1, 1]
     "return_label": ("to-go", "episode"),
     "inverse_dynamics": SHARING,
     "plan_ablation": ABLATIONS,
@@ -203,7 +210,7 @@ class MADiff(GradientLearner):
         return torch.arange(self.spec.agents, device=self.device) == ego
 
     def return_label(self, batch: dict[str, Tensor]) -> Tensor:
-        """What the plan is conditioned on, unscaled: the return from now on, or that of the whole episode; (B, agent)."""
+        """What a plan is conditioned on, unscaled (B, agent): the return from now on, or of the whole episode."""
         return batch["returns"] if self.config.return_label == "to-go" else self.episode_returns[batch["episode"]]
 
     def _diffusion_loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:

@@ -39,6 +39,7 @@ class MADiffPolicy:
         self.inverse = networks["inverse"]
         self.denoiser = ClassifierFree(networks["denoiser"], config.guidance_weight)
         self.sampler = Sampler(schedule, parametrization, make_solver(config.solver), hooks=[ClipX0()])
+        schedule.grid(config.sampler_steps)  # refuses an impossible number of steps now, not after training
         self.decentralised = config.execution == "decentralised"
         self.parameters = sum(p.numel() for p in networks.parameters())
         self.network_calls_per_decision = config.sampler_steps
@@ -59,7 +60,7 @@ class MADiffPolicy:
         for rows in chunks:
             e, a = environment[rows], ego[rows]
             plan = self.plan(self.history[e], a, noise[e, a % noise.shape[1]])
-            actions = self.inverse(*self._transition(plan))
+            actions = self.inverse(*self._transition(plan, e))
             if self.decentralised:
                 output[e, a] = actions[torch.arange(len(a)), a]
             else:
@@ -85,14 +86,18 @@ class MADiffPolicy:
         )  # fmt: skip
         return sample.x
 
-    def _transition(self, plan: Tensor) -> tuple[Tensor, Tensor]:
-        """The planned observations now and one step on, (B, agent, F) each, under the ablation chosen."""
+    def _transition(self, plan: Tensor, environment: Tensor) -> tuple[Tensor, Tensor]:
+        """The planned observations now and one step on, (B, agent, F) each, under the ablation chosen.
+
+        shuffled: the plan half the batch away, so one of another battle where any other is planned for.
+        """
         now, then = plan[:, self.config.history], plan[:, self.config.history + 1]
         if self.config.plan_ablation == "frozen":
             return now, now
         if self.config.plan_ablation == "shuffled":
-            order = torch.randperm(len(then), generator=self.generator, device=then.device)
-            return now, torch.cat([now[..., : self.spec.agents], then[order][..., self.spec.agents :]], dim=-1)
+            battles, number = environment.unique(return_inverse=True)
+            donors = torch.searchsorted(number, (number + (len(battles) + 1) // 2) % len(battles))
+            return now, torch.cat([now[..., : self.spec.agents], then[donors][..., self.spec.agents :]], dim=-1)
         return now, then
 
     def _remember(self, observations: Tensor) -> None:

@@ -42,7 +42,8 @@ def test_an_existing_file_is_kept_unless_told_otherwise(workplace, capsys):
         (["out=new/x.h5", "env=tag"], ["unknown env 'tag'", "smac-like"]),
         (["out=new/x.h5", "scenario=9z"], ["scenario", "3m"]),
         (["out=new/x.h5", "overwrite=1"], ["overwrite", "true or false"]),
-        (["out=/dev/null/x.h5"], ["out", "writable"]),
+        (["out=/dev/null/x.h5"], ["out: ", "writable"]),
+        (["out=new/" + "x" * 300], ["out: ", "too long"]),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(workplace, capsys, arguments, parts):

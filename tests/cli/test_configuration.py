@@ -49,6 +49,7 @@ def test_paths_are_taken_as_they_are(text):
 def test_quotes_that_hydra_would_need_are_taken_off_and_home_is_found():
     assert trained("run_dir='a,b=c'").run_dir == Path("a,b=c")
     assert trained("run_dir=~/runs/x").run_dir == Path.home() / "runs" / "x"
+    assert trained("run_dir=~no-such-user/x").run_dir == Path("~no-such-user/x")
     assert trained("run_dir=null").run_dir is None
 
 
@@ -95,6 +96,11 @@ def test_the_official_model_sets_the_papers_sizes_of_madiff():
         (["seed=nan"], ["seed", "nan"]),
         (["seed=null"], ["seed", "null"]),
         (["seed=inf"], ["seed", "inf"]),
+        (["seed=1e300"], ["seed", "too large", "9.22337e+18"]),
+        (["seed=" + "9" * 5000], ["seed", "cannot be read"]),
+        (["seed=" + "[" * 3000], ["seed", "cannot be read"]),
+        (["ü=3"], ["unknown option 'ü'"]),
+        (["algo=[bc]"], ["unknown algo '[bc]'", "bc, madiff-c, madiff-d"]),
         (["train.steps=0"], ["train.steps", "from 1"]),
         (["train.evaluate_episodes=0"], ["train.evaluate_episodes", "from 1"]),
         (["evaluation.episodes=-1"], ["evaluation.episodes", "from 1"]),
@@ -145,6 +151,17 @@ def test_yaml_and_schema_list_the_same_options(verb, schema):
     told = {key for key, meaning in meanings(schema).items() if meaning}
     written = {key for key in flatten(compose(verb, build.defaults(), [])) if not key.startswith(("algo", "env"))}
     assert told == written
+
+
+def test_a_range_has_two_ends():
+    @dataclasses.dataclass
+    class Share:
+        value: float = dataclasses.field(metadata={"minimum": 0, "maximum": 1})
+
+    assert [structure(Share, {"value": end}).value for end in (0, 1)] == [0.0, 1.0]
+    for value, part in ((1.5, "too large"), (-0.5, "too small")):
+        with pytest.raises(UserError, match=f"value: {value} is {part}"):
+            structure(Share, {"value": value})
 
 
 def test_structure_says_which_option_is_missing():

@@ -62,6 +62,8 @@ def test_another_seed_means_other_episodes(finished, workplace):
         (["seed=-1"], ["seed"]),
         (["agents=3"], ["unknown option 'agents'"]),
         (["film=maybe"], ["film", "true or false"]),
+        (["out=/dev/null"], ["out: /dev/null is a file", "a folder"]),
+        (["out=/dev/null/x"], ["out: cannot write", "writable"]),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_no_folder(finished, workplace, capsys, arguments, parts):

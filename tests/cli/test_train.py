@@ -117,6 +117,11 @@ def test_a_directory_of_another_run_is_refused_and_left_alone(finished, capsys, 
         (["algo.width=97"], ["algo"]),
         (["algo.learning_rate=nan"], ["algo.learning_rate"]),
         (["train.steps=-1"], ["train.steps"]),
+        (["hardware.threads=100000"], ["hardware.threads", "the cores here"]),
+        (["algo=bc", "algo.gradient_clip=-1"], ["algo.gradient_clip", "too small"]),
+        (["algo.width=1e12"], ["not enough memory"]),
+        (["algo.batch_size=1e14"], ["not enough memory"]),
+        (["data.episodes=9e16"], ["not enough memory"]),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_no_folder(workplace, capsys, arguments, parts):
@@ -163,6 +168,14 @@ def test_without_run_dir_the_folder_is_named_after_the_job(workplace):
     folder = workplace / "runs" / "smac-like-2m-bc-medium+poor-seed0"
     assert summary(folder)["baselines"] == {}
     assert madiff.load(folder).parameters == summary(folder)["parameters"]
+
+
+def test_a_closed_output_is_one_line(workplace):
+    command = f"{sys.executable} -m madiff.collect agents=2 data.episodes=2 out=x.h5 | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (2, "error: the output was closed before the job was done\n")
 
 
 def test_ctrl_c_saves_and_exits_130_and_the_run_goes_on(workplace):

@@ -82,7 +82,9 @@ def test_wrong_paths_and_formats(file, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             EpisodeStore.open(tmp_path / path)
-    for path, message in (("text.h5", "damaged, or not a native"), ("", "is a directory")):
+    os.mkfifo(tmp_path / "pipe")
+    irregular = "is not a regular file"
+    for path, message in (("text.h5", "damaged, or not a native"), ("", irregular), ("pipe", irregular)):
         with pytest.raises(UserError, match=message):
             EpisodeStore.open(tmp_path / path, format="native")
     with pytest.raises(UserError, match="unknown format 'pickle'; allowed: auto, native"):

@@ -52,7 +52,7 @@ class Reference:
     def prey(self, i):
         seen = []
         for j in range(self.n):
-            sight = max(5, self.units[i].reach) + self.touch(i, j)
+            sight = max(self.units[i].scan, self.units[i].reach) + self.touch(i, j)
             if self.health[j] > 0 and self.harmful(i, j) and self.apart(i, j) <= sight:
                 seen.append(j)
         old = self.target[i]

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from envs.smac_like import SmacLike
+
 STOP, ATTACK = 1, 6
 
 
@@ -207,3 +209,19 @@ def test_enemies_keep_a_target_in_range_and_prefer_healers(arrange):
     env.step(torch.full((1, 10), STOP))
     assert (env.state["target"][0, 12:19] == 9).all()  # marines go for the medivac
     assert (env.state["target"][0, 10:12] == 0).all()  # marauders cannot
+
+
+def test_a_weapon_that_cannot_reach_the_air_does_not_fire_at_a_medivac():
+    env = SmacLike(1, scenario="MMM")
+    env.reset(0)
+    names = [unit.name for unit in env.scenario.ally_units]
+    marauder, n = names.index("marauder"), len(names)
+    medivac = [unit.name for unit in env.scenario.enemy_units].index("medivac")
+    state = env.state
+    state["position"][0, :, marauder] = torch.tensor([10.0, 12.0])
+    state["position"][0, :, n + medivac] = torch.tensor([13.0, 12.0])
+    env.set_state(state)
+    actions = torch.ones(1, n, dtype=torch.long)
+    actions[0, marauder] = 6 + medivac
+    env.step(actions)
+    assert env.state["health"][0, n + medivac] == 150 and env.state["cooldown"][0, marauder] == 0

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from envs.smac_like import SmacLike
+from envs.smac_like.formation import formation
 from envs.smac_like.scenarios import SCENARIOS
 
 # Published or worked out by hand: observation, state, actions, R_max, limit.
@@ -123,3 +124,22 @@ def test_agents_are_sorted_by_type_and_place(name):
     low, high = env.rules.low[..., 0], env.rules.high[..., 0]
     assert ((env.state["position"] >= low) & (env.state["position"] <= high)).all()
     assert not env._battle.available[:, 6:].any() or name.startswith("MMM")
+
+
+@pytest.mark.parametrize("name", ["3m", "25m", "3s5z", "1c3s5z", "MMM", "2s3z"])
+def test_formations_of_equal_armies_are_mirror_images(name):
+    scenario = SCENARIOS[name]
+    left = formation(scenario.ally_units, (9.0, 16.0), facing=1)
+    right = formation(scenario.ally_units, (23.0, 16.0), facing=-1)
+    for kind in {unit.name for unit in scenario.ally_units}:
+        rows = [i for i, unit in enumerate(scenario.ally_units) if unit.name == kind]
+        mirrored = sorted((32.0 - right[i][0], right[i][1]) for i in rows)
+        assert [left[i] for i in rows] == sorted(left[i] for i in rows)
+        assert torch.allclose(torch.tensor(mirrored), torch.tensor([left[i] for i in rows]))
+
+
+def test_healers_stand_in_the_rear():
+    scenario = SCENARIOS["MMM"]
+    places = formation(scenario.ally_units, (9.0, 16.0), facing=1)
+    healers = [x for (x, _), unit in zip(places, scenario.ally_units, strict=True) if unit.healer]
+    assert max(healers) < min(x for (x, _), unit in zip(places, scenario.ally_units, strict=True) if not unit.healer)

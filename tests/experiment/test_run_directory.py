@@ -167,3 +167,26 @@ def test_a_directory_without_write_permission_gives_one_line(tmp_path):
     (tmp_path / "sealed").chmod(stat.S_IRUSR | stat.S_IXUSR)
     with pytest.raises(UserError, match="Permission denied"):
         opened(tmp_path / "sealed" / "run")
+
+
+@pytest.mark.parametrize("text", ["[]", '{"steps": "many"}', "[" * 100_000, "{"])
+def test_a_damaged_summary_is_no_summary(tmp_path, text):
+    with RunDirectory.open(tmp_path / "run", {}, {}) as run:
+        (run.path / "summary.json").write_text(text)
+        assert run.summary() is None
+        assert not run.finished(1)
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml"])
+def test_nesting_without_end_is_no_run(tmp_path, name):
+    RunDirectory.open(tmp_path / "run", {"a": 1}, {}).close()
+    (tmp_path / "run" / name).write_text("[" * 100_000)
+    with pytest.raises(UserError, match="not a run directory"):
+        run_directory.read(tmp_path / "run")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError])
+def test_whatever_ends_a_run_before_any_result_leaves_no_folder(tmp_path, error):
+    with pytest.raises(error), opened(tmp_path / "deep" / "run"):
+        raise error
+    assert list(tmp_path.iterdir()) == []

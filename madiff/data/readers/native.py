@@ -39,8 +39,8 @@ def recognises(path: Path) -> bool:
 
 def read(path: Path) -> EpisodeStore:
     """The store in a native file; raises UserError if anything but a whole, unchanged file is found."""
-    if path.is_dir():
-        raise UserError("is a directory", str(path), "a native HDF5 file")
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError("is not a regular file", str(path), "a native HDF5 file")
     try:
         with h5py.File(path, "r") as file:
             check_marker(file, path)
@@ -144,7 +144,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot be written ({error.strerror or error})", str(path)) from None
+        reason = os.strerror(error.errno) if error.errno else error  # HDF5's own texts are long
+        raise UserError(f"cannot be written ({reason})", str(path)) from None
 
 
 def flush(path: Path) -> None:

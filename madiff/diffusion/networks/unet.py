@@ -77,6 +77,8 @@ class AgentAttentionUNet(nn.Module):
         heads: int = 4,
     ) -> None:
         super().__init__()
+        if not multipliers:
+            raise ValueError("the U-Net has no levels; allowed: at least one multiplier")
         channels = [width * multiplier for multiplier in multipliers]
         if any(size % 8 for size in channels) or any(size % (4 * heads) for size in channels[1:]):
             raise ValueError(f"width {width} does not fit {heads} heads; allowed: multiples of {max(8, 4 * heads)}")
