@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from madiff.build import method_config
+from madiff import build, configuration
 from madiff.interfaces import EnvironmentSpec
 from madiff.planners.madiff import MADiff
 
@@ -20,7 +20,8 @@ ALGORITHMS = ("madiff-c", "madiff-d")
 
 
 def learner(algo: str, model: str) -> MADiff:
-    return MADiff(method_config(algo, model), SPEC, torch.device("cpu"), seed=0)
+    options = configuration.compose("train", build.defaults(), [f"algo={algo}", f"model={model}"])
+    return build.make_learner(options["algo"], SPEC, torch.device("cpu"), seed=0)
 
 
 def milliseconds(work: Callable[[], object]) -> float:

@@ -199,7 +199,8 @@ def _resume(learner: Learner, run: RunDirectory, console: Console) -> _State:
     state = _State()
     if found is not None:
         loop = checkpoint.load(found, learner)
-        seconds = found.meta.get("seconds", 0.0)
+        seconds = found.meta.get("seconds")
+        seconds = float(seconds) if isinstance(seconds, int | float) else 0.0
         state = _State(found.step, found.step, 0, seconds, loop.get("sums", {}), loop.get("counts", {}))
     checkpoint.clean(run.checkpoints, state.step)
     state.recorded = run.metrics.rewind(state.step)

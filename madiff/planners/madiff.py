@@ -42,7 +42,7 @@ def within(low: float, high: float, default: float) -> Any:
 class Config:
     """Options of MADiff; the defaults train in minutes on two CPU cores, `model=official` has the paper's sizes."""
 
-    steps: int = 6000
+    steps: int = 4000
     batch_size: int = 128
     learning_rate: float = within(0.0, math.inf, 1e-3)
     gradient_clip: float = within(0.0, math.inf, 1.0)

@@ -1,0 +1,40 @@
+"""The speed tables: arguments, ratios, counting, and rows of peers that are not there."""
+
+import json
+
+import pytest
+
+from benchmarks import environment, plan_quality, planning, speed
+from benchmarks.timing import row
+
+
+def test_unknown_arguments_are_one_line_and_exit_2(capsys):
+    assert speed.main(["nonsense"]) == 2
+    assert "env, plan, train, all" in capsys.readouterr().err
+    assert plan_quality.main(["episodes=three"]) == 2 and plan_quality.main(["runn=x"]) == 2
+
+
+def test_the_ratio_is_the_median_of_pairs_not_the_ratio_of_medians():
+    measured = row("x", [1.0, 10.0, 100.0], [1.0, 100.0, 50.0], "steps/s", {"peer": "1"})
+    assert measured["ours"] == 10 and measured["peer"] == 50 and measured["ratio"] == 1.0
+
+
+def test_a_missing_peer_is_a_row_that_says_so():
+    measured = row("x", [1.0], [], "steps/s", {})
+    assert measured["peer"] == "not installed" and measured["ratio"] is None
+    speed.show(measured)
+
+
+def test_steps_are_whole_environment_steps_of_all_copies():
+    assert environment.stepper("3m", 7, 3, compile=False, device="cpu")() == 21
+    assert environment.single_copy(5)() == 5
+
+
+def test_decision_rows_hold_what_a_decision_costs(tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "MODELS", ("default",))
+    monkeypatch.setattr(planning, "ROUNDS", 1)
+    assert speed.main(["plan", f"out={tmp_path / 'plan.json'}"]) == 0
+    rows = json.loads((tmp_path / "plan.json").read_text())
+    assert len(rows) == 4 and all(r["network_calls"] == 5 and r["ours"] > 0 for r in rows)
+    one, ten = rows[0]["gflop"], rows[1]["gflop"]
+    assert ten == pytest.approx(10 * one, rel=1e-3)
