@@ -64,7 +64,7 @@ def teammate_errors(trained: TrainedRun) -> dict[str, dict[int, float]]:
         ego = torch.arange(x.shape[0]) % agents
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(number))
         with torch.no_grad():
-            plan = policy.plan(x[:, : now + 1], ego, noise)
+            plan = policy.plan(x[:, : now + 1], ego, noise, torch.ones(len(x), agents))
         teammate = (torch.arange(agents) != ego[:, None])[..., None]
         for k in steps:
             counted = teammate & batch["valid"][:, now + k, None, None]

@@ -118,6 +118,15 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class RewardAware(Protocol):
+    """A policy that also wants to know what each step paid, as one conditioned on the return still to come."""
+
+    def receive(self, rewards: Tensor) -> None:
+        """rewards (n, agent) of the step that followed the last `act`."""
+        ...
+
+
 class BatchSource(Protocol):
     """Training batches by index from data that stays on the device."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from madiff.data.store import EpisodeStore
 from madiff.experiment import seeding
-from madiff.interfaces import BatchedEnvironment, Policy, TimeStep, UserError
+from madiff.interfaces import BatchedEnvironment, Policy, RewardAware, TimeStep, UserError
 
 Progress = Callable[[int], object]  # called with the number of episodes that have just ended
 
@@ -120,6 +120,8 @@ def rollout(
         actions = checked(torch.as_tensor(actions, device=env.device), env, tally.active)
         illegal = count_illegal(actions, step.available_actions)
         step = env.step(actions)
+        if isinstance(policy, RewardAware):
+            policy.receive(step.rewards)
         if film is not None and bool(tally.active[film]):
             frames.append(env.frame(film))
         ended = tally.add(step, illegal)

@@ -78,6 +78,7 @@ class Config:
     sampler_steps: int = 5
     guidance_weight: float = 1.2
     target_return: float = 1.0
+    track_return: bool = True
     temperature: float = within(0.0, math.inf, 0.5)
     common_noise: bool = True
     plan_ablation: str = "none"
@@ -85,7 +86,7 @@ class Config:
 
     execution: ClassVar[str] = "decentralised"
     ACTING: ClassVar[tuple[str, ...]] = (
-        "solver", "sampler_steps", "guidance_weight", "target_return", "temperature", "common_noise",
+        "solver", "sampler_steps", "guidance_weight", "target_return", "track_return", "temperature", "common_noise",
         "plan_ablation", "plan_batch",
     )  # fmt: skip
 

@@ -49,6 +49,16 @@ class MADiffPolicy:
         self.generator = torch.Generator(device).manual_seed(seed)
         self.history: Tensor | None = None
         self.n = n
+        self.target = torch.full((n, self.spec.agents), self.config.target_return, device=device)
+
+    def receive(self, rewards: Tensor) -> None:
+        """Lower the return asked for by what has been paid: R <- (R - r) / discount, in the scale of the labels.
+
+        Only where the labels are returns-to-go and `track_return` is set; it never falls below 0.
+        """
+        if self.config.track_return and self.config.return_label == "to-go":
+            paid = rewards / self.preprocessing.returns_scale
+            self.target = ((self.target - paid) / self.config.discount).clamp(min=0.0)
 
     @torch.no_grad()
     def act(self, observations: Tensor, masks: Tensor | None, active: Tensor | None = None) -> Tensor:
@@ -59,7 +69,7 @@ class MADiffPolicy:
         chunks = torch.arange(len(environment)).split(self.config.plan_batch) if len(environment) else ()
         for rows in chunks:
             e, a = environment[rows], ego[rows]
-            plan = self.plan(self.history[e], a, noise[e, a % noise.shape[1]])
+            plan = self.plan(self.history[e], a, noise[e, a % noise.shape[1]], self.target[e])
             actions = self.inverse(*self._transition(plan, e))
             if self.decentralised:
                 output[e, a] = actions[torch.arange(len(a)), a]
@@ -67,18 +77,18 @@ class MADiffPolicy:
                 output[e] = actions
         return greedy_action(output, masks, self.spec.discrete)
 
-    def plan(self, history: Tensor, ego: Tensor, noise: Tensor) -> Tensor:
+    def plan(self, history: Tensor, ego: Tensor, noise: Tensor, target: Tensor) -> Tensor:
         """Sample joint plans (B, T, agent, F) from encoded histories (B, history + 1, agent, F).
 
-        ego (B,): the agent whose observations are visible, ignored when centralised; noise (B, T, agent, F) ~ N(0, I).
+        ego (B,): the agent whose observations are visible, ignored when centralised; noise (B, T, agent, F) ~ N(0, I);
+        target (B, agent): the return asked for, 1 = the best in the data.
         """
         now, horizon = self.config.history, self.config.horizon
         x = torch.cat([history, history[:, -1:].expand(-1, horizon, -1, -1)], dim=1)
         visible = torch.ones(x.shape[0], x.shape[2], dtype=torch.bool, device=x.device)
         if self.decentralised:
             visible = torch.arange(x.shape[2], device=x.device) == ego[:, None]
-        returns = x.new_full((x.shape[0], x.shape[2], 1), self.config.target_return)
-        cond = {"returns": returns, "keep": x.new_ones(x.shape[0])}
+        cond = {"returns": target[..., None], "keep": x.new_ones(x.shape[0])}
         sample = self.sampler.sample(
             self.denoiser, x.shape, steps=self.config.sampler_steps, cond=cond, noise=noise,
             known=self.preprocessing.condition(x, visible, now), temperature=self.config.temperature,

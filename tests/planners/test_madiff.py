@@ -6,7 +6,9 @@ import dataclasses
 import pytest
 import torch
 
+import envs
 from madiff.data.store import EpisodeStore
+from madiff.experiment.rollout import rollout
 from madiff.interfaces import EnvironmentSpec, UserError
 from madiff.planners import madiff_c, madiff_d
 from madiff.planners.madiff import MADiff, Preprocessing
@@ -66,6 +68,15 @@ def test_condition_against_brute_force(now):
                         assert value[b, t, a, f] == (x[b, t, a, f] if identity or seen else 0.0)
 
 
+@pytest.fixture
+def problem_on_3m():
+    env = envs.make_batched("smac-like", copies=2, scenario="3m")
+    method = MADiff(madiff_d.Config(**SMALL), env.spec, CPU, seed=0)
+    random = envs.behaviour(env, "random")
+    method.batches(rollout(env, random, seed=0, record=True).store)
+    return method.policy(), env
+
+
 def actions_of(method: MADiff, observations: torch.Tensor, steps: int = 2) -> torch.Tensor:
     policy = method.policy()
     policy.reset(seed=3, n=observations.shape[0])
@@ -110,7 +121,7 @@ def test_plan_keeps_what_is_known():
     policy.reset(seed=0, n=2)
     history = policy.preprocessing.encode(torch.rand(2, policy.config.history + 1, 3, 4))
     noise = torch.randn(2, policy.config.history + 1 + policy.config.horizon, 3, 7)
-    plan = policy.plan(history, torch.tensor([0, 2]), noise)
+    plan = policy.plan(history, torch.tensor([0, 2]), noise, torch.ones(2, 3))
     now = policy.config.history
     assert torch.equal(plan[0, : now + 1, 0], history[0, :, 0])
     assert torch.equal(plan[1, : now + 1, 2], history[1, :, 2])
@@ -207,3 +218,25 @@ def test_return_labels():
 def test_impossible_options_are_a_users_error(options):
     with pytest.raises(UserError, match="algo"):
         MADiff(dataclasses.replace(madiff_d.Config(**SMALL), **options), spec(), CPU, seed=0)
+
+
+def test_the_return_asked_for_falls_by_what_was_paid():
+    policy = learner(madiff_c, discount=0.5).policy()
+    policy.reset(seed=0, n=2)
+    scale = float(policy.preprocessing.returns_scale)
+    policy.receive(torch.tensor([[0.25, 0.0, 0.0], [9.0, 0.0, 0.0]]) * scale)
+    assert torch.allclose(policy.target, torch.tensor([[1.5, 2.0, 2.0], [0.0, 2.0, 2.0]]))
+    for options in ({"track_return": False}, {"return_label": "episode"}):
+        policy = learner(madiff_c, **options).policy()
+        policy.reset(seed=0, n=2)
+        policy.receive(torch.ones(2, 3))
+        assert (policy.target == 1).all()
+
+
+def test_a_rollout_tells_the_policy_its_rewards(problem_on_3m):
+    policy, env = problem_on_3m
+    told, receive = [], policy.receive
+    policy.receive = lambda rewards: (told.append(rewards), receive(rewards))
+    run = rollout(env, policy, seed=0)
+    assert len(told) == run.lengths.max()
+    assert torch.allclose(torch.stack(told).sum(0).mean(1).double(), torch.as_tensor(run.returns), atol=1e-4)
