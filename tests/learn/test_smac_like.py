@@ -58,8 +58,8 @@ def test_bc_reaches_its_data(problem, good, options):
 
 @pytest.mark.parametrize("algo", ["madiff-d", "madiff-c"])
 def test_madiff_reaches_its_data_and_needs_its_plan(problem, good, algo):
-    policy = train(algo, problem, good, 2500)
+    policy = train(algo, problem, good, build.method(algo).defaults["steps"])
     reached = mean_return(problem, policy)
     assert reached >= 0.95 * float(good.team_returns().mean())
     policy.config.plan_ablation = "shuffled"
-    assert mean_return(problem, policy) <= 0.8 * reached
+    assert mean_return(problem, policy) <= 0.6 * reached
