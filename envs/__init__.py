@@ -1,7 +1,8 @@
 """The environments: a PettingZoo `ParallelEnv` and a batched form of each, and scripted policies to collect data with.
 
 Adding one takes a line in `_ENVIRONMENTS`: the module that offers `parallel(**options)`,
-`batched(copies, device, **options)` and `behaviour(env, quality)`.
+`batched(copies, device, **options)` and `behaviour(env, quality)`; it may also offer EPISODES, the number recorded for
+a data set unless the user says otherwise, and `score(spec, returns)`, a published normalisation of returns.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from pettingzoo import ParallelEnv
 
-from madiff.interfaces import BatchedEnvironment, Policy, UserError
+from madiff.interfaces import BatchedEnvironment, EnvironmentSpec, Policy, UserError
 
 # Of all dynamics and behaviours: a new number makes every cached data set again and old returns incomparable.
 VERSION = 1
@@ -41,6 +42,17 @@ def make_batched(name: str, copies: int, device: str | torch.device = "cpu", **o
 def behaviour(env: BatchedEnvironment, quality: str) -> Policy:
     """The policy that makes data of a quality: expert, good, medium, poor, replay or random."""
     return _module(env.spec.name).behaviour(env, quality)
+
+
+def default_episodes(name: str) -> int:
+    """Episodes of a collected data set unless the user says otherwise."""
+    return getattr(_module(name), "EPISODES", 2000)
+
+
+def score(spec: EnvironmentSpec, returns: float) -> float | None:
+    """The return on the scale that publications use for this environment; None where there is none."""
+    normalise = getattr(_module(spec.name), "score", None)
+    return None if normalise is None else normalise(spec, returns)
 
 
 def _call(name: str, function: str, options: dict[str, Any]) -> Any:

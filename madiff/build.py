@@ -24,7 +24,6 @@ from madiff.interfaces import BatchedEnvironment, EnvironmentSpec, Learner, Poli
 from madiff.schema import Data, TrainConfig, plain, structure
 
 ROOMS = ("madiff.planners", "madiff.policies", "baselines")
-COLLECTED = 2000  # episodes, unless the user says otherwise
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,8 @@ def make_store(data: Data, problem: Problem) -> Callable[[], EpisodeStore]:
 
 
 def _collected(data: Data, problem: Problem) -> EpisodeStore:
-    spec, episodes = problem.spec, data.episodes or COLLECTED
+    spec = problem.spec
+    episodes = data.episodes or envs.default_episodes(spec.name)
     shown = collection.console.is_terminal
     return collection.cached(
         spec.name, spec.options, data.quality, episodes, data.seed, data.cache, problem.device, shown

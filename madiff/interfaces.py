@@ -36,6 +36,7 @@ class EnvironmentSpec:
     state_size: length of the global state vector, 0 where there is none.
     episode_limit: longest episode in environment steps.
     options: keyword arguments that make the same environment again.
+    observation_sizes, action_sizes: what each agent has of the padded sizes; empty where all agents have all of them.
     """
 
     name: str
@@ -47,6 +48,8 @@ class EnvironmentSpec:
     state_size: int
     episode_limit: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    observation_sizes: tuple[int, ...] = ()
+    action_sizes: tuple[int, ...] = ()
 
 
 class TimeStep(NamedTuple):

@@ -1,0 +1,1 @@
+"""Diffusion policies: methods that diffuse actions."""

@@ -1,0 +1,1 @@
+"""Critics and value estimates shared by every method that has one."""
