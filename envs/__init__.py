@@ -21,6 +21,12 @@ VERSION = 1
 
 _ENVIRONMENTS = {
     "smac-like": "envs.smac_like",
+    "particle": "envs.particle",
+    "mpe2": "envs.mpe2",
+    "xor": "envs.xor",
+    "bridge": "envs.bridge",
+    "pettingzoo": "envs.pettingzoo_env",
+    "mamujoco": "envs.mamujoco",
 }
 
 

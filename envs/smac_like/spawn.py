@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from envs.randomness import draw_bits, keys, uniform
+
 from .battle import Battle
 from .features import available_actions
-from .randomness import draw_bits, keys, uniform
 from .rules import Rules
 from .units import ENERGY_START, SHIELD_DELAY
 

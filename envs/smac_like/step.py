@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from envs.randomness import draw_bits, uniforms_of_bytes
 from madiff.interfaces import TimeStep
 
 from .battle import Battle, choose
 from .dynamics import loop, orders, pursue
 from .features import Features, available_actions
-from .randomness import draw_bits, uniforms_of_bytes
 from .rules import LOOPS_PER_STEP, Rules
 from .scenarios import KILL_REWARD, REWARD_SCALE, WIN_REWARD
 from .spawn import fresh

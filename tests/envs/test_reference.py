@@ -5,7 +5,7 @@ import torch
 from reference import KEYS, play
 
 from envs.smac_like import SmacLike
-from envs.smac_like.randomness import draw_bits, uniforms_of_bytes
+from envs.randomness import draw_bits, uniforms_of_bytes
 
 
 def random_legal(mask, generator):
