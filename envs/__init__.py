@@ -17,7 +17,7 @@ from pettingzoo import ParallelEnv
 from madiff.interfaces import BatchedEnvironment, EnvironmentSpec, Policy, UserError
 
 # Of all dynamics and behaviours: a new number makes every cached data set again and old returns incomparable.
-VERSION = 1
+VERSION = 3
 
 _ENVIRONMENTS = {
     "smac-like": "envs.smac_like",
@@ -48,6 +48,11 @@ def make_batched(name: str, copies: int, device: str | torch.device = "cpu", **o
 def behaviour(env: BatchedEnvironment, quality: str) -> Policy:
     """The policy that makes data of a quality: expert, good, medium, poor, replay or random."""
     return _module(env.spec.name).behaviour(env, quality)
+
+
+def accepts(name: str, option: str) -> bool:
+    """Whether an environment has this option."""
+    return option in _module(name).batched.__annotations__
 
 
 def default_episodes(name: str) -> int:

@@ -25,6 +25,8 @@ CLOSEST = 10.0
 MANY = 3
 """More agents than this start in a square twice as large."""
 SMALL, START_RADIUS, RING_RADIUS = 0.05, 0.12, 0.7
+RING_TURN = math.pi / 12
+"""Largest turn of the ring either way; the agents' own ring is turned at random."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,9 @@ class Multimodal(Spread):
 
     def begin(self, key: Tensor, episode: Tensor) -> Tensor:
         agents = self.plan.controlled
-        drawn = self.uniforms(key, episode, 2) * (2 * math.pi)
-        places = [ring(drawn[0], agents, START_RADIUS), ring(drawn[1], agents, RING_RADIUS)]
+        drawn = self.uniforms(key, episode, 2)
+        turn = math.pi / 2 + RING_TURN * (2 * drawn[1] - 1)
+        places = [ring(2 * math.pi * drawn[0], agents, START_RADIUS), ring(turn, agents, RING_RADIUS)]
         return torch.cat(places, 1) * self.spread
 
 

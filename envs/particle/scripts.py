@@ -13,8 +13,6 @@ from .scene import Scene
 
 BLUNDER_STEPS = 12.0
 """Mean length of a blunder: half an episode."""
-NOISE = 0.1
-"""Standard deviation of the Gaussian noise on every action, in units of the full force."""
 GAIN = 8.0
 """Wished speed for each unit of distance to the goal, per second."""
 IDLE = 0.5
@@ -26,12 +24,14 @@ class Level(NamedTuple):
 
     skill: share of time without a blunder; pace: largest part of the full force along an axis, or, where actions are
     discrete, the share of steps in which force is used at all; thrash: share of blunders that are uniformly random
-    actions, the others go to a wrong place.
+    actions, the others go to a wrong place; noise: standard deviation of the Gaussian noise on every action, in units of
+    the full force.
     """
 
     skill: float
     pace: float
     thrash: float
+    noise: float = 0.1
 
 
 RANDOM = Level(0.0, 1.0, 1.0)
@@ -69,7 +69,7 @@ class Script:
         """Begin n episodes of all levels between the first and the last."""
         self._generator = torch.Generator(self.device).manual_seed(seed)
         part = (torch.arange(n, device=self.device)[:, None, None] + 0.5) / n
-        self._skill, self._pace, self._thrash = torch.lerp(*self._ends, part).unbind(-1)
+        self._skill, self._pace, self._thrash, self._noise = torch.lerp(*self._ends, part).unbind(-1)
         self._blundering = torch.zeros(n, self.agents, dtype=torch.bool, device=self.device)
         self._thrashing = self._blundering
         self._draw = torch.zeros(n, self.agents, 2, device=self.device)
@@ -86,7 +86,7 @@ class Script:
         place = torch.where(lost, self.aims.astray(observations, self._draw), aim.place) - self.lag * velocity
         wished = GAIN * place + torch.where(lost, 0.0, aim.velocity)
         push = (wished - (1 - DAMPING) * velocity) / (self.force * TIME_STEP)
-        noise = NOISE * torch.randn(push.shape, generator=self._generator, device=self.device)
+        noise = self._noise[..., None] * torch.randn(push.shape, generator=self._generator, device=self.device)
         thrashing = self._blundering & self._thrashing
         if self.discrete:
             return torch.where(thrashing, (5 * self._random(*thrashing.shape)).long(), self._move(push + noise))

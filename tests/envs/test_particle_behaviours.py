@@ -134,7 +134,7 @@ def test_multimodal_demonstrators_agree_on_any_assignment():
     paid, seen, _ = episodes(env, envs.behaviour(env, "expert"))
     ends = assignments(env, seen[-1])
     assert (ends >= 0).all() and torch.bincount(ends).min() > 420  # 500 expected of each
-    assert paid.mean(1).min() > 600  # every episode is good
+    assert paid.mean(1).min() > 500  # every episode is good
     at_start = assignments(env, seen[0])
     assert (at_start == ends).float().mean() < 0.35  # where an agent starts does not tell where it goes
 
