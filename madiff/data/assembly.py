@@ -22,6 +22,8 @@ def flatten(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     converted = [convert(episode, f"episode {number}") for number, episode in enumerate(episodes)]
     for number, episode in enumerate(converted):
         check_alike(converted[0], episode, f"episode {number}")
+        if agent_names(episodes[number]) != agent_names(episodes[0]):
+            raise UserError("has other agents, or in another order", f"episode {number}", agent_names(episodes[0]))
     return {name: torch.from_numpy(np.concatenate([e[name] for e in converted])) for name in converted[0]}
 
 
@@ -31,7 +33,8 @@ def convert(episode: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
         raise UserError(f"lacks {', '.join(missing)}", where, list(REQUIRED))
     if unknown := sorted(set(episode) - {*REQUIRED, *OPTIONAL}):
         raise UserError(f"has unknown entries {', '.join(unknown)}", where, [*REQUIRED, *OPTIONAL])
-    arrays = {name: numeric(value, f"{where}, {name}") for name, value in episode.items() if value is not None}
+    agents, given = agent_names(episode), {name: value for name, value in episode.items() if value is not None}
+    arrays = {name: array_of(value, agents, f"{where}, {name}") for name, value in given.items()}
     actions, steps = arrays["actions"], len(arrays["rewards"]) if arrays["rewards"].ndim else 0
     terminated = flag(arrays, "terminated", False, where)
     result = {
@@ -49,6 +52,30 @@ def convert(episode: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
         result["state"] = arrays["state"].astype(np.float32)
     check_rows(result, steps, where)
     return result
+
+
+def agent_names(episode: Mapping[str, Any]) -> list[Any] | None:
+    """The agents in their order, None where their observations come as one array."""
+    observations = episode["observations"]
+    return list(observations) if isinstance(observations, Mapping) else None
+
+
+def array_of(value: Any, agents: list[Any] | None, where: str) -> np.ndarray:
+    """One array of all agents, or one (rows[, size]) per agent by name: those are padded with zeros to the largest."""
+    if not isinstance(value, Mapping):
+        return numeric(value, where)
+    if list(value) != agents or not agents:
+        raise UserError(f"has the agents {', '.join(map(str, value))}", where, agents or "one array of all agents")
+    return padded([numeric(value[agent], f"{where}, {agent}") for agent in agents], agents, where)
+
+
+def padded(arrays: list[np.ndarray], agents: list[Any], where: str) -> np.ndarray:
+    for agent, array in zip(agents, arrays, strict=True):
+        if array.ndim not in (1, 2) or (array.ndim, len(array)) != (arrays[0].ndim, len(arrays[0])):
+            raise UserError(f"has shape {array.shape}", f"{where}, {agent}", f"like {agents[0]}'s {arrays[0].shape}")
+    size = max(array.shape[-1] for array in arrays)
+    alike = [array if array.ndim == 1 else np.pad(array, ((0, 0), (0, size - array.shape[1]))) for array in arrays]
+    return np.stack(alike, axis=1)
 
 
 def numeric(value: Any, where: str) -> np.ndarray:

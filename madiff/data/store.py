@@ -61,7 +61,9 @@ class EpisodeStore:
 
         Each has observations (T+1, A, O), actions (T, A) integer or (T, A, D) float, rewards (T, A) or (T,), and
         optionally costs like rewards, available_actions (T+1, A, n), state (T+1, S), terminated, truncated (bool;
-        an episode that is neither counts as truncated).
+        an episode that is neither counts as truncated). In place of the agent axis each may be a mapping from agent to
+        array, as PettingZoo has them: agents of smaller sizes are then padded with zeros, masks with False. Whoever
+        pads by himself must do likewise; actions of padded dimensions have to be 0.
         """
         return cls(**flatten(episodes), action_size=action_size, provenance=dict(card or {}))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from madiff.data.store import EpisodeStore
 from madiff.interfaces import UserError
 
-EXTRAS = ("rewards", "costs", "terminated", "state")
+EXTRAS = ("rewards", "costs", "terminated", "state", "next_available_actions")
 
 
 class WindowSampler:
@@ -19,7 +19,9 @@ class WindowSampler:
     History before the first observation repeats it, the future after the last repeats that (MADiff, arXiv 2305.17330,
     section 4: no zero padding); masks say which entries are real.
     discount: of the return-to-go, in [0, 1]. observations: (sum(T+1), A, any) in place of the store's own, for
-    instance normalised. extras: further entries per window, any of rewards, costs, terminated, state.
+    instance normalised. extras: further entries per window, any of rewards, costs, terminated, state and
+    next_available_actions (which stays away, like available_actions, where the data has none).
+    weights: (E,) >= 0, how often each episode's transitions are drawn relative to the others'; None for all alike.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class WindowSampler:
         discount: float = 1.0,
         observations: Tensor | None = None,
         extras: Sequence[str] = (),
+        weights: Tensor | None = None,
     ) -> None:
         observations = store.observations if observations is None else observations
         check_arguments(store, history, horizon, batch_size, discount, observations, extras)
@@ -49,6 +52,7 @@ class WindowSampler:
             "costs": store.costs,
             "terminated": ends,
             "state": store.state,
+            "next_available_actions": store.available_actions,
         }
         wanted = ("observations", "actions", "available_actions", *extras)
         self.fields = {name: fields[name].to(device) for name in wanted if fields[name] is not None}
@@ -56,11 +60,16 @@ class WindowSampler:
         self.episode, self.first = episode.to(device), first.to(device)
         self.last = (first + store.lengths[episode] - 1).to(device)
         self.steps = torch.arange(-history, horizon + 1, device=device)
+        self.cumulative = None if weights is None else cumulative_weights(store, weights).to(device)
 
     def sample(self, generator: torch.Generator) -> dict[str, Tensor]:
         """A random batch, see `gather`; the generator may live on the CPU or on the device."""
-        now = torch.randint(self.transitions, (self.batch_size,), generator=generator, device=generator.device)
-        return self.gather(now.to(self.steps.device))
+        device = generator.device
+        if self.cumulative is None:
+            now = torch.randint(self.transitions, (self.batch_size,), generator=generator, device=device)
+            return self.gather(now.to(self.steps.device))
+        share = torch.rand(self.batch_size, generator=generator, device=device, dtype=torch.float64)
+        return self.gather(torch.searchsorted(self.cumulative, share.to(self.steps.device), right=True))
 
     def all_windows(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
         """Every window once, in order; the last batch may be smaller."""
@@ -72,8 +81,9 @@ class WindowSampler:
 
         observations (B, h+1+H, A, O): index h is now; valid (B, h+1+H) bool. Entries per transition from index i to
         i+1: actions (B, h+H, A[, D]), available_actions (B, h+H, A, n), transition_valid (B, h+H) bool, and of the
-        extras rewards, costs (B, h+H, A), terminated (B, h+H); state is per observation. Outside the episode they
-        repeat its first or last entry. returns (B, A): discounted sum of rewards from now on; episode, time (B,).
+        extras rewards, costs (B, h+H, A), terminated (B, h+H), next_available_actions (B, h+H, A, n), which index i+1;
+        state is per observation. Outside the episode they repeat its first or last entry. returns (B, A): discounted
+        sum of rewards from now on; episode, time (B,).
         """
         episode, first, last = self.episode[now], self.first[now], self.last[now]
         step = now[:, None] + self.steps
@@ -85,6 +95,7 @@ class WindowSampler:
             "observations": observed,
             "state": observed,
             "available_actions": taken + episode[:, None],
+            "next_available_actions": taken + episode[:, None] + 1,
         }
         windows = {name: take(values, rows.get(name, taken)) for name, values in self.fields.items()}
         return windows | {
@@ -94,6 +105,17 @@ class WindowSampler:
             "episode": episode,
             "time": now - first,
         }
+
+
+def cumulative_weights(store: EpisodeStore, weights: Tensor) -> Tensor:
+    """(sum T,) float64 rising to 1: the distribution function of a draw with P(transition) ~ its episode's weight."""
+    weights = weights.detach().cpu().double()
+    if weights.shape != (store.episodes,) or not bool(torch.isfinite(weights).all() & (weights >= 0).all()):
+        raise UserError(f"of shape {tuple(weights.shape)}", "weights", f"{store.episodes} finite numbers >= 0")
+    total = weights[store.episode_of].cumsum(0)
+    if not total[-1] > 0:
+        raise UserError("are all zero", "weights", "at least one positive")
+    return total / total[-1]
 
 
 def take(values: Tensor, rows: Tensor) -> Tensor:

@@ -3,14 +3,19 @@
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
 import torch
 
+import envs
+import madiff
 from madiff import collection
 from madiff.collection import cached, collect
 from madiff.data import EpisodeStore
+from madiff.experiment.rollout import rollout
 from madiff.interfaces import EnvironmentSpec, UserError
 
 TASK = ("smac-like", {"scenario": "3m"})
@@ -29,6 +34,8 @@ def test_collected_episodes_are_whole_and_repeat_with_the_seed():
     assert ((store.terminated | store.truncated).all(), store.available_actions is not None) == (True, True)
     card = store.card
     assert (card["env"], card["scenario"], card["quality"], card["seed"]) == ("smac-like", "3m", "good", 1)
+    assert card["versions"]["madiff"] == madiff.__version__ and card["versions"]["pettingzoo"] == version("pettingzoo")
+    assert "observation_sizes" not in card
     assert card["options"] == {"scenario": "3m"} and card["env_version"] == collection.env_version()
     assert collect(*TASK, "good", 12, seed=1, progress=False).sha256 == store.sha256
     assert collect(*TASK, "good", 12, seed=2, progress=False).sha256 != store.sha256
@@ -41,15 +48,50 @@ def test_waves_are_joined(monkeypatch):
     assert store.episodes == 12 and first[0].sha256 != first[1].sha256
 
 
+def test_progress_counts_steps_and_every_environment_is_closed(monkeypatch):
+    advanced, alive, sizes = [], set(), []
+    make = envs.make_batched
+
+    def make_closing(*arguments, **options):
+        env = make(*arguments, **options)
+        sizes.append(env.copies)
+        alive.add(env)
+        env.close = lambda: alive.remove(env)
+        return env
+
+    @contextmanager
+    def noting(label, total, shown):
+        yield advanced.append
+
+    monkeypatch.setattr(collection, "PROCESS_WAVE", 4)
+    monkeypatch.setattr(envs, "make_batched", make_closing)
+    monkeypatch.setattr(collection, "progress_bar", noting)
+    collect(*TASK, "good+random", 12, seed=1)
+    assert sizes == [1, 4, 2, 4, 2]  # what can be closed runs in small waves
+    assert not alive and len(advanced) > 4 * 10 and sum(advanced) == pytest.approx(12) and min(advanced) >= 0
+    monkeypatch.setattr(collection, "rollout", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        collect(*TASK, "good", 3, seed=1)
+    assert not alive
+
+
 def test_long_recordings_of_many_agents_run_in_smaller_waves():
     small = EnvironmentSpec("x", "", agents=3, observation_size=30, action_size=9, discrete=True, state_size=48,
                             episode_limit=60)  # fmt: skip
-    assert collection.wave_size(small) == 1024
+    assert collection.wave_size(small, 1024) == 1024 and collection.wave_size(small, 128) == 128
     large = replace(small, agents=27, observation_size=285, action_size=36, state_size=1000, episode_limit=180)
-    copies = collection.wave_size(large)
+    copies = collection.wave_size(large, 1024)
     numbers = 27 * (285 + 36) + 1000
     assert copies * 180 * numbers * 4 <= 2**29 < (copies + 1) * 180 * numbers * 4
-    assert collection.wave_size(replace(large, episode_limit=10**6)) == 1
+    assert collection.wave_size(replace(large, episode_limit=10**6), 1024) == 1
+
+
+def test_more_episodes_than_memory_holds_are_refused_after_the_first_wave(monkeypatch):
+    monkeypatch.setattr(collection, "WAVE", 5)
+    waves = iter(range(2))
+    monkeypatch.setattr(collection, "rollout", lambda *a, **k: [next(waves), rollout(*a, **k)][1])
+    with pytest.raises(UserError, match="data.episodes: 1000000000 episodes would take .*at most [0-9]+ on"):
+        collect("xor", {}, "random", 10**9, seed=0, progress=False)
 
 
 def test_a_mixture_alternates_equal_shares():

@@ -156,3 +156,36 @@ def test_a_batch_takes_less_than_a_millisecond():
         sampler.sample(generator)
         seconds.append(time.perf_counter() - started)
     assert np.median(seconds) < 1e-3
+
+
+def test_weighted_windows_are_drawn_in_proportion():
+    _, store = make([3, 1, 6, 2])
+    weights = torch.tensor([1.0, 4.0, 0.0, 2.0])
+    sampler = WindowSampler(store, history=0, horizon=1, batch_size=200_000, weights=weights)
+    batch = sampler.sample(torch.Generator().manual_seed(0))
+    drawn = torch.bincount(store.offsets[batch["episode"]] + batch["time"], minlength=12).double() / 200_000
+    exact = torch.tensor([1, 1, 1, 4, 0, 0, 0, 0, 0, 0, 2, 2], dtype=torch.float64) / 11
+    assert not drawn[4:10].any()
+    assert (drawn - exact).abs().max() < 5 * (0.25 / 200_000) ** 0.5
+
+
+@pytest.mark.parametrize("weights", [[1.0, 2.0], [1.0, -1.0, 1.0], [0.0, 0.0, 0.0], [1.0, float("nan"), 1.0]])
+def test_impossible_weights_are_refused(weights):
+    with pytest.raises(UserError, match="weights"):
+        WindowSampler(make([3, 1, 2])[1], history=0, horizon=1, batch_size=4, weights=torch.tensor(weights))
+
+
+def test_masks_of_the_next_step_are_those_after_the_transition():
+    episodes, _ = make([4, 1, 2])
+    for number, source in enumerate(episodes):
+        shape = source["available_actions"].shape
+        source["available_actions"] = np.random.default_rng(number).random(shape) < 0.5
+        np.put_along_axis(source["available_actions"][:-1], source["actions"][..., None], True, -1)
+    store = EpisodeStore.from_arrays(episodes)
+    sampler = WindowSampler(store, history=1, horizon=2, batch_size=4, extras=("next_available_actions",))
+    batch = next(sampler.all_windows(store.transitions))
+    for row, (episode, now) in enumerate(zip(batch["episode"].tolist(), batch["time"].tolist(), strict=True)):
+        masks = episodes[episode]["available_actions"]
+        for index, t in enumerate(range(now - 1, now + 2)):
+            step = min(max(t, 0), len(masks) - 2)
+            assert np.array_equal(batch["next_available_actions"][row, index], masks[step + 1])

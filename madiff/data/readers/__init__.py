@@ -5,11 +5,11 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from madiff.data.readers import native
+from madiff.data.readers import native, omar, vault
 from madiff.data.store import EpisodeStore
 from madiff.interfaces import UserError
 
-FORMATS = {"native": native}
+FORMATS = {"native": native, "omar": omar, "vault": vault}
 
 
 def read(path: str | PathLike[str], format: str = "auto") -> EpisodeStore:
