@@ -26,10 +26,10 @@ def test_memory_step_by_step_equals_the_whole_sequence():
     assert torch.allclose(whole, torch.cat(steps, 1), atol=1e-6)
 
 
-@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("options", [{}, {"recurrent": True}, {"likelihood": "gaussian"}])
 @pytest.mark.parametrize("discrete", [False, True])
-def test_learns_and_acts_legally(recurrent, discrete):
-    method = learner(discrete, recurrent=recurrent, learning_rate=1e-2)
+def test_learns_and_acts_legally(options, discrete):
+    method = learner(discrete, **options, learning_rate=1e-2)
     source, generator = method.batches(store(discrete=discrete)), torch.Generator().manual_seed(0)
     losses = [float(method.update(source.sample(generator), generator)["loss"]) for _ in range(200)]
     assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
@@ -53,6 +53,32 @@ def test_sampling_is_fixed_by_the_seed_and_differs_from_greedy():
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
+def test_gaussian_loss_is_the_negative_log_likelihood_of_real_transitions():
+    method = learner(discrete=False, likelihood="gaussian", sequence=4, recurrent=True)
+    source, generator = method.batches(store(discrete=False)), torch.Generator().manual_seed(0)
+    batch = source.sample(generator)
+    with torch.no_grad():
+        output, _ = method.network(batch["observations"][:, :-1])
+    mean, log_std = method.head.split(output)
+    density = torch.distributions.Normal(mean, log_std.exp()).log_prob(batch["actions"]).sum(-1)
+    real = batch["transition_valid"]
+    assert not real.all()
+    expected = -density[real].mean()
+    assert torch.allclose(method.update(batch, generator)["loss"], expected, atol=1e-5)
+
+
+def test_sampling_with_gaussian_likelihood_has_the_learnt_spread():
+    policy = learner(discrete=False, likelihood="gaussian", acting="sample").policy()
+    policy.reset(seed=0, n=4000)
+    observations = torch.zeros(4000, 3, 4)
+    actions = policy.act(observations, None)
+    mean, log_std = policy.head.split(policy.network(policy.encoder.encode(observations)[:, None])[0][:, 0])
+    inside = (actions.abs() < 1).float()  # the rest is clipped, as much of a normal distribution lies beyond
+    normal = torch.distributions.Normal(mean[0], log_std[0].exp())
+    expected = normal.cdf(torch.ones(3, 5)) - normal.cdf(-torch.ones(3, 5))
+    assert torch.allclose(inside.mean(0), expected, atol=0.03)
+
+
 def test_unknown_acting_is_a_users_error():
     with pytest.raises(UserError, match="algo.acting"):
-        learner(acting="argmax")
+        learner(acting="argmax").policy()
