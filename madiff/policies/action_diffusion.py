@@ -1,0 +1,75 @@
+"""A diffusion model of each agent's action given its own observation: its loss and the one way to sample from it.
+
+What is diffused is (B, 1, agent, D): one time step; agents share the denoiser and never see each other.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from madiff.diffusion.guidance import ClipX0
+from madiff.diffusion.networks.mlp import MLPDenoiser
+from madiff.diffusion.objective import denoising_loss
+from madiff.diffusion.parametrization import make_parametrization
+from madiff.diffusion.sampler import Sampler
+from madiff.diffusion.schedule import make_schedule
+from madiff.diffusion.solvers import make_solver
+from madiff.policies.actions import Actions
+
+
+class ActionDiffusion:
+    """Noise schedule, parametrisation and sampler of one policy; the networks are handed in by the caller.
+
+    Raises ValueError for a schedule, parametrisation, solver or number of steps that do not go together.
+    """
+
+    def __init__(
+        self, actions: Actions, *, schedule: str, diffusion_steps: int, parametrization: str, solver: str,
+        sampler_steps: int,
+    ) -> None:  # fmt: skip
+        self.actions, self.steps = actions, sampler_steps
+        self.schedule = make_schedule(schedule, diffusion_steps)
+        self.parametrization = make_parametrization(parametrization, self.schedule)
+        self.sampler = Sampler(self.schedule, self.parametrization, make_solver(solver), hooks=[ClipX0()])
+        self.schedule.grid(sampler_steps)  # refuses an impossible number of steps now, not after training
+
+    def loss(
+        self, denoiser: nn.Module, observations: Tensor, actions: Tensor, available: Tensor | None,
+        generator: torch.Generator,
+    ) -> Tensor:  # fmt: skip
+        """Denoising error of recorded actions (B, agent[, D]) over the entries that are a choice."""
+        x, known = self.actions.encode(actions)[:, None], self._known(available)
+        mask = None if known is None else known[1]
+        loss, _ = denoising_loss(
+            denoiser, x, {"observation": observations}, schedule=self.schedule, parametrization=self.parametrization,
+            generator=generator, known_mask=mask, weight=None if mask is None else ~mask,
+        )  # fmt: skip
+        return loss
+
+    def sample(
+        self, denoiser: nn.Module, observations: Tensor, available: Tensor | None, generator: torch.Generator, *,
+        noise: Tensor | None = None, candidates: int = 1, temperature: float = 1.0,
+    ) -> Tensor:  # fmt: skip
+        """Samples x (candidates, B, agent, D), the first axis only if candidates > 1, for observations (B, agent, F).
+
+        noise (B * candidates, 1, agent or 1, D): the first noise, where agents share it. Gradients flow through all
+        steps to the denoiser's weights.
+        """
+        batch, agents = observations.shape[:2]
+        sample = self.sampler.sample(
+            denoiser, (batch, 1, agents, self.actions.size), steps=self.steps, generator=generator, noise=noise,
+            cond={"observation": observations}, known=self._known(available), candidates=candidates,
+            temperature=temperature, device=observations.device,
+        )  # fmt: skip
+        return sample.x[:, 0] if candidates == 1 else sample.x[:, :, 0].movedim(1, 0)
+
+    def _known(self, available: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """Value and mask with the time axis."""
+        known = self.actions.known(available)
+        return None if known is None else (known[0][..., None, :, :], known[1][..., None, :, :])
+
+
+def make_denoiser(actions: Actions, features: int, width: int, layers: int) -> MLPDenoiser:
+    """Diffusion-QL's network on noisy action, time and encoded observation."""
+    return MLPDenoiser(actions.size, width, layers, conditions={"observation": features})
