@@ -7,10 +7,12 @@ import importlib
 import importlib.util
 import os
 import pkgutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -46,16 +48,37 @@ class Method:
 
 @cache
 def registry() -> dict[str, Method]:
-    """All methods by name: every module of the rooms that declares NAME, Config and make."""
+    """All methods by name: every module of the rooms, and of the user's own folders, with NAME, Config and make."""
     found: dict[str, Method] = {}
+    for module in (*_rooms(), *_own()):
+        if hasattr(module, "NAME"):
+            if module.NAME in found:
+                raise UserError(f"there is already a method called {module.NAME}", module.__file__)
+            if not (hasattr(module, "Config") and hasattr(module, "make")):
+                raise UserError("declares NAME without Config and make", module.__file__)
+            found[module.NAME] = Method(module.NAME, module.Config, module.make)
+    return dict(sorted(found.items()))
+
+
+def _rooms() -> Iterator[ModuleType]:
     for room in filter(importlib.util.find_spec, ROOMS):
         for entry in pkgutil.iter_modules(importlib.import_module(room).__path__, f"{room}."):
-            module = importlib.import_module(entry.name)
-            if hasattr(module, "NAME"):
-                if module.NAME in found:
-                    raise ImportError(f"{entry.name}: there is already a method called {module.NAME}")
-                found[module.NAME] = Method(module.NAME, module.Config, module.make)
-    return dict(sorted(found.items()))
+            yield importlib.import_module(entry.name)
+
+
+def _own() -> Iterator[ModuleType]:
+    """The .py files of the folders that $MADIFF_METHODS lists. They are run: only the user's environment names them."""
+    for folder in filter(None, os.environ.get("MADIFF_METHODS", "").split(os.pathsep)):
+        for path in sorted(Path(folder).expanduser().glob("*.py")):
+            name = f"madiff_methods.{path.stem}"
+            spec = importlib.util.spec_from_file_location(name, path)
+            # Where typing looks up the annotations of the file's dataclasses.
+            sys.modules[name] = module = importlib.util.module_from_spec(spec)
+            try:
+                spec.loader.exec_module(module)
+            except Exception as error:
+                raise UserError(f"cannot be imported ({error!r})", str(path)) from error
+            yield module
 
 
 def defaults() -> dict[str, dict[str, Any]]:
@@ -90,7 +113,8 @@ class Problem:
 
 def make_problem(env: Mapping[str, Any], agents: int | None, scenario: str | None, device: torch.device) -> Problem:
     """The environment named by `env["name"]`, with the section's other entries as its options."""
-    given = {"agents": agents, "scenario": scenario}
+    # An environment of a fixed team is told no number; that it has the one asked for is looked at below.
+    given = {"agents": agents if envs.accepts(env["name"], "agents") else None, "scenario": scenario}
     options = {key: value for key, value in {**env, **given}.items() if key != "name" and value is not None}
     spec = envs.make_batched(env["name"], copies=1, device=device, **options).spec
     if agents is not None and spec.agents != agents:
@@ -126,9 +150,17 @@ def make_store(data: Data, problem: Problem) -> Callable[[], EpisodeStore]:
         store = EpisodeStore.open(data.path, data.format)
         check_store(store, problem.spec)
         wanted = min(data.episodes or store.episodes, store.episodes)
-        return lambda: store if wanted == store.episodes else store.subset(range(wanted))
+        return lambda: part(store if wanted == store.episodes else store.subset(range(wanted)), data)
     check_quality(data.quality, problem)
-    return partial(_collected, data, problem)
+    return lambda: part(_collected(data, problem), data)
+
+
+def part(store: EpisodeStore, data: Data) -> EpisodeStore:
+    """The share of the episodes that `data` asks for, at least one; a smaller share lies within every larger one."""
+    if data.share is None:
+        return store
+    order = torch.randperm(store.episodes, generator=seeding.generator(data.seed, "share"))
+    return store.subset(order[: max(1, round(data.share * store.episodes))].sort().values)
 
 
 def _collected(data: Data, problem: Problem) -> EpisodeStore:
@@ -136,7 +168,7 @@ def _collected(data: Data, problem: Problem) -> EpisodeStore:
     episodes = data.episodes or envs.default_episodes(spec.name)
     shown = collection.console.is_terminal
     return collection.cached(
-        spec.name, spec.options, data.quality, episodes, data.seed, data.cache, problem.device, shown
+        spec.name, spec.options, data.quality, episodes, data.seed, data.cache, problem.device, shown, problem.make
     )[0]
 
 

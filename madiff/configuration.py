@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -29,7 +31,7 @@ from madiff.schema import meanings, shown, structure
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 INDENT = {"initial_indent": "  ", "subsequent_indent": "  "}
-PATHS = ("data.path", "data.cache", "run_dir", "out", "run")
+PATHS = ("data.path", "data.cache", "run_dir", "out", "run", "suite")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Verb:
     """One command of the suite, run as `python -m madiff.<name>`; the first line of its help is `does`.
 
     schema: the dataclass of what it may be told; `configs/<name>.yaml` has the values. run: does the job.
+    bare: the option that takes the arguments given without a key, all of them paths.
     """
 
     name: str
@@ -44,17 +47,21 @@ class Verb:
     schema: type
     run: Callable[[Any], None]
     examples: Sequence[str]
+    bare: str | None = None
 
 
-def main(verb: Verb, methods: Mapping[str, Mapping[str, Any]], arguments: Sequence[str]) -> int:
+def main(verb: Verb, methods: Callable[[], Mapping[str, Mapping[str, Any]]], arguments: Sequence[str]) -> int:
     """Run a verb; returns the exit code.
 
     0: done. 2: the user or the system must mend something, said in one line on stderr. 130: interrupted.
-    methods: for every algorithm the default values of its options.
+    methods: gives for every algorithm the default values of its options.
     """
     flags = [a for a in arguments if a in ("-h", "--help")]
     try:
-        tree = compose(verb.name, methods, [a for a in arguments if a not in flags])
+        bare = [a for a in arguments if verb.bare and _is_bare(a)]
+        tree = compose(verb.name, methods(), [a for a in arguments if a not in (*flags, *bare)])
+        if bare:
+            tree[verb.bare] = bare
         if flags:
             print(_help(verb, tree))
         else:
@@ -75,6 +82,11 @@ def main(verb: Verb, methods: Mapping[str, Mapping[str, Any]], arguments: Sequen
     return 0
 
 
+def _is_bare(argument: str) -> bool:
+    """Whether an argument is a path and no option; a folder's name may hold an equals sign."""
+    return not argument.startswith("-") and ("=" not in argument or Path(argument).exists())
+
+
 def _out_of_memory(error: Exception) -> bool:
     """On a CPU torch says so in words only."""
     words = ("can't allocate memory", "not enough memory", "out of memory", "overflow")
@@ -89,14 +101,12 @@ def _refuse(reason: str) -> int:
 def compose(verb: str, methods: Mapping[str, Mapping[str, Any]], arguments: Sequence[str]) -> dict[str, Any]:
     """The verb's configuration as nested dicts: its YAML, the chosen groups, then the values given by the user."""
     given = _parse(arguments)
+    store = ConfigStore.instance()
     for name, defaults in methods.items():
-        ConfigStore.instance().store(group="algo", name=name, node={"name": name, **defaults})
-    with initialize_config_dir(str(CONFIGS), version_base="1.3", job_name=verb):
-        choices = {group: given.pop(group) for group in _groups(verb) if group in given}
-        for group, name in choices.items():
-            _check(name, _choices(group), group)
-        composed = hydra_compose(verb, overrides=[f"{group}={name}" for group, name in choices.items()])
-    tree: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)
+        if f"{name}.yaml" not in store.repo.get("algo", {}):
+            store.store(group="algo", name=name, node={"name": name, **defaults})
+    choices = {group: shown(given.pop(group)) for group in _groups(verb) if group in given}
+    tree = deepcopy(_composed(verb, tuple(methods), tuple(choices.items())))
     if "model" in choices:
         _check_model(choices["model"], tree["algo"], methods)
     known = options(tree, _groups(verb))
@@ -106,6 +116,16 @@ def compose(verb: str, methods: Mapping[str, Mapping[str, Any]], arguments: Sequ
             raise _unknown_option(key, [*_groups(verb), *known])
         _set(tree, key, value)
     return tree
+
+
+@cache
+def _composed(verb: str, methods: tuple[str, ...], choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """The verb's YAML with the groups chosen; Hydra takes a tenth of a second, and a benchmark asks for every cell."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3", job_name=verb):
+        for group, name in choices:
+            _check(name, _choices(group), group)
+        composed = hydra_compose(verb, overrides=[f"{group}={name}" for group, name in choices])
+    return OmegaConf.to_container(composed, resolve=True)
 
 
 def options(tree: Mapping[str, Any], groups: Iterable[str]) -> dict[str, Any]:
@@ -216,10 +236,12 @@ def _help(verb: Verb, tree: Mapping[str, Any]) -> str:
         choices = {group: _choices(group) for group in groups}
     lines = [(f"{g}={groups[g]}", f"one of: {', '.join(c)}") for g, c in choices.items() if c != ["default"]]
     flat = options(tree, groups)
-    lines += [(f"{key}={shown(value)}", told[key]) for key, value in flat.items() if told.get(key)]
+    lines += [(f"{key}.*" if value == {} else f"{key}={shown(value)}", told[key])
+              for key, value in flat.items() if told.get(key)]  # fmt: skip
     others = " ".join(f"{key}={shown(value)}" for key, value in flat.items() if key not in told and value != {})
     return "\n".join([
         f"python -m madiff.{verb.name}: {verb.does}", "", "Examples:", *(f"  {line}" for line in verb.examples),
-        "", "Options, with their defaults:", *(f"  {option:<34}{meaning}" for option, meaning in lines),
+        "", "Options, with their defaults:",
+        *(fill(f"  {option:<34}{meaning}", 118, subsequent_indent=36 * " ") for option, meaning in lines),
         *(["", "Options of this environment and method:", fill(others, 118, **INDENT)] if others else []),
     ])  # fmt: skip

@@ -30,6 +30,11 @@ def option(meaning: str, minimum: float | None = None) -> Any:
     return field(metadata={"meaning": meaning, "minimum": minimum})
 
 
+def later(default: Any, meaning: str, minimum: float | None = None, maximum: float | None = None) -> Any:
+    """A field that runs recorded by earlier versions lack: `default` there."""
+    return field(default=default, metadata={"meaning": meaning, "minimum": minimum, "maximum": maximum})
+
+
 @dataclass(frozen=True)
 class Data:
     """Where the training episodes come from: a file, or behaviour of this quality collected in the environment."""
@@ -40,6 +45,7 @@ class Data:
     path: Path | None = option("read this file or folder instead of collecting")
     format: str = option("format of data.path; auto looks at the file")
     cache: Path | None = option("keeps collected data; null = $MADIFF_CACHE or ~/.cache/madiff")
+    share: float | None = later(None, "train on this share of the episodes, drawn at random; null = all", 0, 1)
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class Evaluation:
 
     episodes: int = option("episodes of each policy in the final comparison", minimum=1)
     seed: int = option("seed of these episodes", minimum=0)
+    film: bool = later(True, "also write rollout.gif")
 
 
 @dataclass(frozen=True)
@@ -90,11 +97,13 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Collection:
-    """What to record."""
+    """What to record, or the foreign data to convert."""
 
     quality: str = option("expert, good, medium, poor, replay or random; mixtures as medium+poor")
-    episodes: int = option("episodes to record", minimum=1)
+    episodes: int | None = option("null = the environment's usual number, or all of data.path", minimum=1)
     seed: int = option("seed of the collection", minimum=0)
+    path: Path | None = option("convert this file or folder instead; no environment is needed")
+    format: str = option("format of data.path; auto looks at the file")
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,36 @@ class EvaluateConfig:
     out: Path | None = option("folder for the results; null = RUN/evaluations/<name>")
     film: bool = option("also write rollout.gif")
     algo: Mapping[str, Any] = option("")
+    env: Mapping[str, Any] = option("")
     hardware: Hardware = option("")
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """`python -m madiff.benchmark`; train, evaluation and data hold options of madiff.train for every cell."""
+
+    suite: str = option("a suite of configs/suite, or the path of a YAML file")
+    seeds: int | None = option("training seeds 0 to N-1 of every cell; null = as the suite says", minimum=1)
+    methods: tuple[str, ...] | None = option("run only these methods, by label; null = all")
+    tasks: tuple[str, ...] | None = option("run only these tasks; null = all")
+    out: Path | None = option("folder of the benchmark; null = runs/benchmark-<suite>")
+    workers: int | None = option("cells at a time, each of hardware.threads (null: 1); null = one a core", minimum=1)
+    minutes: float | None = option("start nothing that would take longer; call again to go on; null = to the end", 0)
+    launcher: Literal["local", "submitit"] = option("where cells run: processes here, or jobs of a cluster")
+    cluster: Literal["slurm", "local"] | None = option("of launcher=submitit; null = Slurm where there is one")
+    slurm: Mapping[str, Any] = option("options of the cluster's jobs, as slurm.partition=gpu")
+    train: Mapping[str, Any] = option("options of madiff.train for every cell, as train.steps=10")
+    evaluation: Mapping[str, Any] = option("the same, as evaluation.episodes=10")
+    data: Mapping[str, Any] = option("the same, as data.cache=DIR")
+    hardware: Hardware = option("")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """`python -m madiff.report DIR...`."""
+
+    runs: tuple[Path, ...] = option("folders of benchmarks and runs, given without a key")
+    out: Path = option("the HTML file to write")
 
 
 def structure(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:

@@ -29,7 +29,7 @@ say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return configuration.main(VERB, build.defaults(), sys.argv[1:] if arguments is None else arguments)
+    return configuration.main(VERB, build.defaults, sys.argv[1:] if arguments is None else arguments)
 
 
 def train(config: TrainConfig) -> None:
@@ -133,9 +133,10 @@ class Job:
     ) -> None:
         """Evaluate everything on the same episodes and write what the run has to say; summary.json comes last."""
         episodes, seed = self.config.evaluation.episodes, self.config.evaluation.seed
+        film = self.config.evaluation.film
         costs = bool(store.costs.any())
         results = [
-            assess(name, self.problem, learner.policy(), episodes, seed, costs, film=name == self.algo)
+            assess(name, self.problem, learner.policy(), episodes, seed, costs, film=name == self.algo and film)
             for name, learner in learners.items()
         ]
         if self.config.data.path is None:
@@ -167,7 +168,8 @@ class Job:
         bars = [{"method": self.algo, **summary}, *({"method": name, **row} for name, row in baselines.items())]
         plots.learning_curve(run.metrics.path, run.plots / "learning_curve.png", title, references)
         plots.return_bars(bars, run.plots / "returns.png", title, behaviour)
-        rendering.write_gif(result.frames, run.path / "rollout.gif")
+        if result.frames:
+            rendering.write_gif(result.frames, run.path / "rollout.gif")
 
 
 # Entries of an assessment that summary.json names itself; the others are laid beside them.

@@ -58,7 +58,7 @@ def learning_curve(metrics: Path, out: Path, title: str, references: Mapping[str
         shown = "mean team return an episode" + ("" if low is None else ", 95% interval")
         axis.set(title="Evaluated return", xlabel="training step", ylabel=shown)
         axis.legend()
-    return _save(figure, out)
+    return save(figure, out)
 
 
 def return_bars(
@@ -92,7 +92,7 @@ def return_bars(
     axis.set_xticks(range(len(results)), [str(result["method"]) for result in results])
     over = "episodes" if seeds == 1 else f"{seeds} seeds"
     axis.set(ylabel=f"mean team return an episode\n(95% interval over {over})")
-    return _save(figure, out)
+    return save(figure, out)
 
 
 def sweep(
@@ -121,7 +121,7 @@ def sweep(
         axis.plot(ends, ends, color="grey", linestyle=":", label=identity)
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axis.legend()
-    return _save(figure, out)
+    return save(figure, out)
 
 
 def _loss(axis: Axes, records: Sequence[Mapping[str, Any]]) -> None:
@@ -135,9 +135,9 @@ def _loss(axis: Axes, records: Sequence[Mapping[str, Any]]) -> None:
 
 def _draw(axis: Axes, series: Mapping[str, Series], style: str) -> None:
     for i, (name, one) in enumerate(series.items()):
-        colour = COLOURS[i % len(COLOURS)]
-        axis.plot(one.x, one.mean, color=colour, marker="o", markersize=4, label=name,
-                  linestyle="-" if style == "line" else "none")  # fmt: skip
+        colour, marker, dashes = look(i)
+        axis.plot(one.x, one.mean, color=colour, marker=marker, markersize=4, label=name,
+                  linestyle=dashes if style == "line" else "none")  # fmt: skip
         if one.low is None or one.high is None:
             continue
         if style == "line":
@@ -147,12 +147,18 @@ def _draw(axis: Axes, series: Mapping[str, Series], style: str) -> None:
     axis.grid(alpha=0.3)
 
 
+def look(i: int) -> tuple[str, str, str]:
+    """(colour, marker, dashes) of the i-th of many; the colours begin anew with other markers and dashes."""
+    turn = i // len(COLOURS)
+    return COLOURS[i % len(COLOURS)], "os^D"[turn % 4], ("-", "--", ":", "-.")[turn % 4]
+
+
 def _references(axis: Axes, references: Mapping[str, float], first: int) -> None:
     for i, (name, value) in enumerate(references.items(), first):
         axis.axhline(value, color=COLOURS[i % len(COLOURS)], linestyle="--", label=f"{name} ({value:.3g})")
 
 
-def _save(figure: Figure, out: Path) -> Path:
+def save(figure: Figure, out: Path) -> Path:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     with durable.disk_errors("write", out):

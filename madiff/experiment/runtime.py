@@ -37,9 +37,9 @@ def setup(device: str = "auto", threads: int = 0, say: Callable[[str], None] | N
     On a CPU the algorithms are set to be deterministic and float32 is exact; on CUDA float32 products use TF32.
     """
     chosen, reason = _device(device)
-    if not 0 <= threads <= _cores():
-        raise UserError(f"{threads} is out of range", "hardware.threads", f"up to {_cores()}, the cores here; 0 = all")
-    torch.set_num_threads(threads or min(torch.get_num_threads(), _cores()))
+    if not 0 <= threads <= cores():
+        raise UserError(f"{threads} is out of range", "hardware.threads", f"up to {cores()}, the cores here; 0 = all")
+    torch.set_num_threads(threads or min(torch.get_num_threads(), cores()))
     on_cuda = chosen.type == "cuda"
     torch.set_float32_matmul_precision("high" if on_cuda else "highest")
     torch.use_deterministic_algorithms(not on_cuda)
@@ -80,6 +80,6 @@ def _device(name: str) -> tuple[torch.device, str]:
     return torch.device(name), "as asked"
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores this process may run on, which containers and job schedulers make fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -71,18 +71,29 @@ def bootstrap_ci_over_seeds(
 
 
 def stratified_bootstrap_ci(
-    scores: ArrayLike, statistic: Statistic = iqm, confidence: float = 0.95, seed: int = 0, resamples: int = 2000
+    tasks: Sequence[ArrayLike],
+    statistic: Statistic = iqm,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = 2000,
 ) -> Interval:
-    """Interval of `statistic` over all scores (runs, tasks); runs are drawn again within each task (section 4.1)."""
-    scores = np.asarray(scores, dtype=np.float64)
-    runs, tasks = scores.shape
+    """Interval of `statistic` over all scores, given the runs' scores of each task; tasks may have unequal numbers.
+
+    Runs are drawn again within each task (2108.13264, section 4.1).
+    """
+    return percentile_interval(stratified_draws(tasks, statistic, seed, resamples), confidence)
+
+
+def stratified_draws(tasks: Sequence[ArrayLike], statistic: Statistic, seed: int, resamples: int) -> np.ndarray:
+    """(resamples, ...) the statistic of the scores of all tasks together, runs drawn again within each task."""
+    tasks = [sample(task) for task in tasks]
     generator = np.random.default_rng(seed)
 
     def draw(count: int) -> np.ndarray:
-        chosen = generator.integers(runs, size=(count, runs, tasks))
-        return statistic(scores[chosen, np.arange(tasks)].reshape(count, -1), axis=-1)
+        drawn = [task[generator.integers(len(task), size=(count, len(task)))] for task in tasks]
+        return statistic(np.concatenate(drawn, axis=1), axis=-1)
 
-    return percentile_interval(in_chunks(draw, scores.size, resamples), confidence)
+    return in_chunks(draw, sum(map(len, tasks)), resamples)
 
 
 def probability_of_improvement(
@@ -100,10 +111,52 @@ def probability_of_improvement(
     return float(wins.mean()), percentile_interval(in_chunks(draw, len(x) + len(y), resamples), confidence)
 
 
+def paired_improvement(
+    x: Sequence[ArrayLike], y: Sequence[ArrayLike], confidence: float = 0.95, seed: int = 0, resamples: int = 2000
+) -> tuple[float, Interval]:
+    """Probability that X is better than Y on a random task with the same training seed, and its interval.
+
+    x, y: for each task the runs' scores, seed by seed; ties count one half. Pairs are drawn again within each task.
+    """
+    wins = [(sample(a) > sample(b)) + 0.5 * (sample(a) == sample(b)) for a, b in zip(x, y, strict=True)]
+    generator = np.random.default_rng(seed)
+
+    def draw(count: int) -> np.ndarray:
+        drawn = [won[generator.integers(len(won), size=(count, len(won)))].mean(-1) for won in wins]
+        return np.mean(drawn, axis=0)
+
+    value = float(np.mean([won.mean() for won in wins]))
+    return value, percentile_interval(in_chunks(draw, sum(map(len, wins)), resamples), confidence)
+
+
 def performance_profile(values: ArrayLike, thresholds: ArrayLike) -> np.ndarray:
-    """(thresholds,) share of all values above each threshold (2108.13264, equation 2)."""
-    values = np.asarray(values, dtype=np.float64).reshape(-1)
-    return (values > np.asarray(thresholds, dtype=np.float64)[..., None]).mean(-1)
+    """(..., thresholds) share of all values (..., n) above each threshold (2108.13264, equation 2)."""
+    return (np.asarray(values, dtype=np.float64)[..., None, :] > np.asarray(thresholds)[:, None]).mean(-1)
+
+
+def performance_profile_band(
+    tasks: Sequence[ArrayLike], thresholds: ArrayLike, confidence: float = 0.95, seed: int = 0, resamples: int = 500
+) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high) ends of the profile at each threshold, by the stratified bootstrap."""
+
+    def profile(values: ArrayLike, axis: int) -> np.ndarray:
+        return performance_profile(values, thresholds)
+
+    low, high = percentiles(stratified_draws(tasks, profile, seed, resamples), confidence)
+    return low, high
+
+
+def flattened(curve: ArrayLike, half_widths: ArrayLike) -> bool | None:
+    """Whether a learning curve had stopped rising: its last quarter is not above the third by more than its noise.
+
+    curve: evaluated returns, evenly spaced in updates; half_widths: of their 95% intervals. The noise is the mean half
+    width over both quarters. None for fewer than four points, which cannot tell.
+    """
+    quarter = len(np.asarray(curve)) // 4
+    if not quarter:
+        return None
+    last, third = np.asarray(curve)[-quarter:], np.asarray(curve)[-2 * quarter : -quarter]
+    return bool(last.mean() <= third.mean() + np.asarray(half_widths)[-2 * quarter :].mean())
 
 
 def sample(values: ArrayLike) -> np.ndarray:
@@ -120,6 +173,11 @@ def in_chunks(draw: Callable[[int], np.ndarray], size: int, resamples: int) -> n
     return np.concatenate([draw(min(chunk, resamples - start)) for start in range(0, resamples, chunk)])
 
 
+def percentiles(draws: np.ndarray, confidence: float) -> np.ndarray:
+    """(2, ...) the ends of the central interval over draws (resamples, ...)."""
+    return np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+
+
 def percentile_interval(draws: np.ndarray, confidence: float) -> Interval:
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = percentiles(draws, confidence)
     return float(low), float(high)

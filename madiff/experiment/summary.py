@@ -83,6 +83,7 @@ def evaluation_metrics(outcome: Rollout, seed: int = 0) -> dict[str, float]:
 COLUMNS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "method": ("method", lambda row: row["method"]),
     "return (95% interval)": ("return_mean", lambda row: f"{row['return_mean']:.4g}{_interval(row)}"),
+    "score": ("score", lambda row: f"{row['score']:.1f}"),
     "wins": ("win_rate", lambda row: f"{row['win_rate']:.0%}"),
     "cost": ("cost_mean", lambda row: f"{row['cost_mean']:.4g}"),
     "ms/decision": ("plan_ms_batch1", lambda row: f"{row['plan_ms_batch1']:.3g}"),
@@ -96,7 +97,9 @@ def print_table(summary: Mapping[str, Any], console: Console | None = None) -> N
     rows += [{"method": name, **values} for name, values in summary["baselines"].items()]
     if summary["behaviour_return_mean"] is not None:
         rows.append({"method": "behaviour", "return_mean": summary["behaviour_return_mean"]})
-    table = Table(title=f"{summary['env']} {summary['scenario']}, {summary['episodes']} episodes".replace("  ", " "))
+    changed = [f"{key}={value}" for key, value in summary.get("env_options", {}).items()]
+    title = ", ".join([f"{summary['env']} {summary['scenario']}", *changed, f"{summary['episodes']} episodes"])
+    table = Table(title=escape(title.replace("  ", " ").replace(" ,", ",")))
     shown = {title: column for title, column in COLUMNS.items() if any(row.get(column[0]) is not None for row in rows)}
     for title in shown:
         table.add_column(title, justify="left" if title == "method" else "right")

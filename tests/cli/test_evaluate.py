@@ -5,8 +5,11 @@ import math
 
 import pytest
 
+import envs
 import madiff
-from tests.cli.command import complaint, files, run
+from madiff.experiment import seeding
+from madiff.experiment.rollout import evaluate
+from tests.cli.command import complaint, files, run, tiny
 
 
 def evaluation(folder):
@@ -41,6 +44,47 @@ def test_options_of_acting_may_change_and_results_have_a_folder_of_their_own(fin
     assert evaluation(folder)["options"] == {"sampler_steps": 2, "target_return": 0.2}
 
 
+@pytest.fixture(scope="module")
+def spread(tmp_path_factory):
+    """A finished run of BC in a particle world, whose dynamics can change at test time."""
+    folder = tmp_path_factory.mktemp("spread") / "run"
+    arguments = tiny(folder, "env=particle", "scenario=spread", "algo=bc", "train.baselines=[]", "agents=null",
+                     f"data.cache={folder.parent}/cache")  # fmt: skip
+    assert run("train", *arguments) == 0
+    return folder
+
+
+def test_the_environment_may_change_at_test_time_and_the_report_says_so(spread, capsys):
+    for changes in ([], ["env.speed=0.5", "env.size=2"]):
+        assert run("evaluate", f"run={spread}", "episodes=3", *changes) == 0
+    assert "other than in training: env.speed=0.5, env.size=2" in capsys.readouterr().out
+    plain, changed = (spread / "evaluations" / f"episodes3-seed0{name}" for name in ("", "-env.size=2-env.speed=0.5"))
+    assert (evaluation(plain)["env_options"], evaluation(changed)["env_options"]) == ({}, {"speed": 0.5, "size": 2})
+    outcome = evaluate(
+        lambda copies: envs.make_batched("particle", copies=copies, scenario="spread", speed=0.5, size=2),
+        madiff.load(spread), 3, seeding.derive(0, "evaluation"),
+    )  # fmt: skip
+    assert evaluation(changed)["return_mean"] == pytest.approx(outcome.returns.mean())
+    assert evaluation(changed)["return_mean"] != pytest.approx(evaluation(plain)["return_mean"])
+
+
+def test_a_published_score_stands_beside_the_return(spread):
+    told = json.loads((spread / "summary.json").read_text())
+    assert told["score"] == pytest.approx(100 * (told["return_mean"] - 159.8) / (516.8 - 159.8))
+    assert "score" not in evaluation_of(spread, "env.speed=2")  # it is of the published dynamics only
+
+
+def evaluation_of(folder, change):
+    assert run("evaluate", f"run={folder}", "episodes=2", change, f"out={folder}/out") == 0
+    return evaluation(folder / "out")
+
+
+def test_an_option_that_changes_sizes_is_refused(workplace, capsys):
+    assert run("train", *tiny(workplace / "run", "env=bridge", "agents=null", "algo=bc", "train.baselines=[]")) == 0
+    line = complaint(capsys, "evaluate", f"run={workplace}/run", "env.length=4")
+    assert "env.length=4 makes observation_size" in line and "as trained" in line
+
+
 def test_another_seed_means_other_episodes(finished, workplace):
     assert run("evaluate", f"run={finished}", "episodes=2", "seed=7", "out=seven") == 0
     assert run("evaluate", f"run={finished}", "episodes=2", "out=own") == 0
@@ -61,6 +105,9 @@ def test_another_seed_means_other_episodes(finished, workplace):
         (["episodes=0"], ["episodes"]),
         (["seed=-1"], ["seed"]),
         (["agents=3"], ["unknown option 'agents'"]),
+        (["env.sped=3"], ["env.sped is no option of smac-like", "env.strict"]),
+        (["env.name=xor"], ["env.name is no option"]),
+        (["env.strict=1"], ["env.strict", "true or false"]),
         (["film=maybe"], ["film", "true or false"]),
         (["out=/dev/null"], ["out: /dev/null is a file", "a folder"]),
         (["out=/dev/null/x"], ["out: cannot write", "writable"]),

@@ -15,7 +15,7 @@ from madiff.experiment import checkpoint
 from tests.cli.command import ROOT, complaint, files, run, tiny
 from tests.cli.test_build import store
 
-TIMES = {"wall_seconds", "plan_ms_batch1", "resumed_from"}
+TIMES = {"wall_seconds", "evaluation_seconds", "plan_ms_batch1", "resumed_from"}
 FIELDS = {
     "env", "scenario", "algo", "seed", "steps", "resumed_from", "world_size", "wall_seconds", "device", "parameters",
     "network_calls_per_decision", "episodes", "return_mean", "return_ci95", "behaviour_return_mean", "baselines",

@@ -9,10 +9,13 @@ from scipy import stats
 from madiff.experiment.statistics import (
     bootstrap_ci,
     bootstrap_ci_over_seeds,
+    flattened,
     iqm,
     mean,
     median,
+    paired_improvement,
     performance_profile,
+    performance_profile_band,
     probability_of_improvement,
     stratified_bootstrap_ci,
 )
@@ -87,9 +90,9 @@ def test_runs_of_unequal_length_count_alike():
 
 
 def test_stratified_bootstrap_never_mixes_tasks():
-    scores = np.array([[0.0, 100.0], [0.0, 100.0], [0.0, 100.0]])
+    scores = np.array([[0.0, 0.0, 0.0], [100.0, 100.0, 100.0]])
     assert stratified_bootstrap_ci(scores, mean) == (50.0, 50.0)
-    spread = scores + np.array([[-1.0], [0.0], [1.0]])
+    spread = scores + np.array([-1.0, 0.0, 1.0])
     low, high = stratified_bootstrap_ci(spread, mean, confidence=0.6827, resamples=20_000)
     assert (high - low) / 2 == pytest.approx(np.sqrt((2 / 3) / 3 / 2), rel=0.15)
 
@@ -111,6 +114,52 @@ def test_probability_of_improvement_by_hand_and_against_scipy():
     ).confidence_interval
     assert (low, high) == pytest.approx(tuple(expected), abs=0.02)
     assert probability_of_improvement([5.0, 6.0], [1.0]) == (1.0, (1.0, 1.0))
+
+
+def test_tasks_may_have_unequal_numbers_of_runs():
+    assert stratified_bootstrap_ci([[1.0], [4.0, 4.0]], mean) == (3.0, 3.0)
+    low, high = stratified_bootstrap_ci([[0.0, 6.0], [3.0]], mean, confidence=0.999, resamples=5000)
+    assert (low, high) == (1.0, 5.0)
+
+
+def test_the_improvement_over_pairs_by_hand_and_by_enumeration():
+    """Two seeds of two tasks: X wins one pair and loses one, and wins one and ties one."""
+    x, y = [[3.0, 1.0], [5.0, 2.0]], [[2.0, 2.0], [4.0, 2.0]]
+    value, interval = paired_improvement(x, y, confidence=0.8, resamples=50_000)
+    assert value == pytest.approx((0.5 + 0.75) / 2)
+    first, second = ([np.mean(draw) for draw in itertools.product(wins, repeat=2)] for wins in ([1, 0], [1, 0.5]))
+    means = [(a + b) / 2 for a in first for b in second]
+    assert interval == pytest.approx(tuple(np.quantile(means, [0.1, 0.9], method="inverted_cdf")))
+
+
+def test_pairs_keep_what_all_pairs_lose():
+    """Y is X less one everywhere: with the same seed X is always better, with a random one not."""
+    x = np.array([0.0, 10.0, 20.0])
+    assert paired_improvement([x], [x - 1])[0] == 1.0
+    assert probability_of_improvement(x, x - 1)[0] == pytest.approx(6 / 9)
+
+
+def test_the_band_of_a_profile_holds_the_profile_and_is_scipys():
+    tasks = np.random.default_rng(0).normal(size=(1, 30))
+    thresholds = np.linspace(-2, 2, 5)
+    low, high = performance_profile_band(tasks, thresholds, resamples=20_000)
+    expected = stats.bootstrap(
+        (tasks[0],), lambda v, axis: (v > 0.0).mean(axis), n_resamples=20_000, method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval  # fmt: skip
+    assert (low[2], high[2]) == pytest.approx(tuple(expected), abs=0.035)
+    profile = performance_profile(tasks[0], thresholds)
+    assert bool((low <= profile).all() and (profile <= high).all())
+    alike = performance_profile_band([[1.0, 1.0], [3.0, 3.0]], [0.0, 2.0, 4.0])
+    np.testing.assert_array_equal(alike, [[1.0, 0.5, 0.0]] * 2)
+
+
+def test_a_curve_is_flat_when_its_last_quarter_is_no_higher_than_noise():
+    rising, level = np.arange(12.0), np.minimum(np.arange(12.0), 6.0)
+    assert flattened(rising, np.full(12, 1.0)) is False and flattened(level, np.full(12, 1.0)) is True
+    assert flattened(rising, np.full(12, 3.0)) is True  # the last three are 3 above the three before
+    assert flattened(-rising, np.zeros(12)) is True
+    assert flattened([0.0, 0.0, 0.0, 1.0], np.zeros(4)) is False and flattened([0.0, 5.0, 9.0], np.zeros(3)) is None
 
 
 def test_performance_profile_by_hand():

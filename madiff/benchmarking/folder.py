@@ -1,0 +1,113 @@
+"""The folder of a benchmark: what is done, what each cell said, and the files that tell it.
+
+    suite.json                              the suite and the machine
+    records/TASK/reference.json             the returns that become 0 and 1 on this task
+    records/TASK/LABEL/seedK.json           what a cell said, or why it failed: the benchmark's whole memory
+    cells/TASK/LABEL/seedK/                 run directories of madiff.train
+    logs/...                                what the workers printed
+    results.json, episodes.jsonl, tables    made of the records, whole at any time
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from madiff.benchmarking.suite import Cell, Suite, Task
+from madiff.experiment import durable, runtime
+from madiff.interfaces import UserError
+
+SUITE = "suite.json"
+
+
+class Folder:
+    """An open benchmark folder, held against other processes until `close`."""
+
+    def __init__(self, path: Path, lock: filelock.BaseFileLock) -> None:
+        self.path, self._lock = path, lock
+
+    @classmethod
+    def open(cls, path: Path, suite: Suite) -> Folder:
+        """Make the folder, or take up the benchmark it holds; raises UserError where it holds something else."""
+        path = Path(os.path.expanduser(path)).absolute()
+        refuse_other(path, suite.name)
+        with durable.disk_errors("write", path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(path / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise UserError(f"{path} is in use by another benchmark", "out", "another folder") from None
+        return cls(path, lock)
+
+    def close(self) -> None:
+        self._lock.release()
+
+    def run(self, cell: Cell) -> Path:
+        return self.path / "cells" / cell.place
+
+    def record(self, cell: Cell) -> Path:
+        return self.path / "records" / cell.place.with_suffix(".json")
+
+    def reference(self, task: Task) -> Path:
+        return self.path / "records" / task.name / "reference.json"
+
+    def log(self, place: Path) -> Path:
+        return self.path / "logs" / place.with_suffix(".log")
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write(name, json.dumps(value, indent=1) + "\n")
+
+    def write_lines(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
+        self.write(name, "".join(json.dumps(record) + "\n" for record in records))
+
+    def write(self, name: str, text: str) -> None:
+        with durable.disk_errors("write", self.path / name):
+            durable.replace(self.path / name, text.encode())
+
+    def describe(self, suite: Suite, seeds: int, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Write suite.json: what is compared, on which machine."""
+        told = {
+            "suite": suite.name, "about": suite.about, "leaves_out": suite.leaves_out,
+            "same_for_all": suite.same_for_all, "reference": suite.reference, "baselines": list(suite.baselines),
+            "seeds": seeds, "options": dict(options),
+            "tasks": {task.name: {"about": task.about, "zero": task.zero, "one": task.one, "family": task.family,
+                                  "share": task.share, "shifts": task.shifts} for task in suite.tasks.values()},
+            "methods": {method.label: {"about": method.about} for method in suite.methods.values()},
+            "versions": runtime.versions(),
+        }  # fmt: skip
+        self.write_json(SUITE, told)
+        return told
+
+
+def refuse_other(path: Path, suite: str) -> None:
+    """Raise UserError where `path` holds something that is no benchmark of this suite."""
+    if not os.path.lexists(path):
+        return
+    if not path.is_dir():
+        raise UserError(f"{path} is a file", "out", "a new folder, or one of an earlier benchmark")
+    content = {entry.name for entry in path.iterdir()} - {".lock"}
+    held = read(path / SUITE)
+    if content and held is None:
+        raise UserError(f"{path} holds other files", "out", "a new folder, or one of an earlier benchmark")
+    if held is not None and held.get("suite") != suite:
+        raise UserError(f"{path} holds suite '{held.get('suite')}', not '{suite}'", "out", "another folder")
+
+
+def recorded_seeds(path: Path) -> int:
+    """How many seeds the benchmark in `path` has been asked for so far."""
+    return (read(path / SUITE) or {}).get("seeds", 0)
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file; None where there is none that can be read."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

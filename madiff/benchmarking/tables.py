@@ -1,0 +1,252 @@
+"""The tables of a benchmark: one description, written as Markdown, CSV and HTML."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from madiff.benchmarking.aggregate import Results
+
+EMPTY = "–"
+WORDS = {"failed": "failed on", "does not fit": "does not fit", "left out": "is left out on"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """rows: one text per column; the first column names the row. notes: lines below it."""
+
+    name: str
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+    def markdown(self) -> str:
+        def line(cells: Sequence[str]) -> str:
+            return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+        body = [line(self.columns), "|" + "---|" * len(self.columns), *map(line, self.rows)]
+        return "\n".join([f"## {self.title}", "", *body, "", *(f"{note}\n" for note in self.notes)])
+
+    def csv(self) -> str:
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([self.columns, *self.rows])
+        return out.getvalue()
+
+    def html(self) -> str:
+        def line(cells: Sequence[str], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+        notes = "".join(f"<p class=note>{escape(note)}</p>" for note in self.notes)
+        body = "".join(line(row, "td") for row in self.rows)
+        head = line(self.columns, "th")
+        return f"<h3>{escape(self.title)}</h3><table><thead>{head}</thead><tbody>{body}</tbody></table>{notes}"
+
+
+def tables(results: Results, told: Mapping[str, Any]) -> list[Table]:
+    """Every table that has something to say; `told` is what `aggregate` made of `results`."""
+    made = [
+        returns(results, told), published(results, told), wins(results, told), costs(results, told),
+        together(results, told), over_best(results, told), shifts(results, told), shares(results, told),
+        effort(results, told),
+    ]  # fmt: skip
+    return [table for table in made if table.rows]
+
+
+def returns(results: Results, told: Mapping[str, Any]) -> Table:
+    def shown(task: str, label: str) -> str:
+        cell = told["cells"][task].get(label)
+        if cell is None:
+            return EMPTY
+        seeds = "" if cell["seeds"] == results.suite["seeds"] else f" ({cell['seeds']} of {results.suite['seeds']})"
+        rising = "†" if cell["not_flattened"] else ""
+        return estimate(cell["return_mean"], cell["return_ci95"]) + rising + seeds
+
+    rows = [
+        [task, *map(number, scale(told["tasks"][task])), *(shown(task, label) for label in results.labels)]
+        for task in results.tasks
+    ]
+    notes = [
+        f"Mean team return an episode, last checkpoint, with 95 % intervals (bootstrap) over {over(results)}.",
+        results.suite["same_for_all"],
+        f"Left out: {results.suite['leaves_out']}",
+    ]
+    if any(cell["not_flattened"] for row in told["cells"].values() for cell in row.values()):
+        notes.append("† the learning curve of at least one seed was still rising: its last quarter lies above the "
+                     "third by more than the noise of its points.")  # fmt: skip
+    return Table("returns", "Returns", ["task", "random", "data", "best", *results.labels], rows, notes + gaps(results))
+
+
+def over(results: Results) -> str:
+    seeds = results.suite["seeds"]
+    return "episodes; one training seed says nothing of the luck of training" if seeds == 1 else (
+        f"{seeds} training seeds and their episodes"
+    )
+
+
+def scale(task: Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:
+    """Returns of the behaviour at 0, of the one that made the data, and of the one at 1."""
+    zero, one = ((task[end]["return_mean"] if end in task else None) for end in ("zero", "one"))
+    return zero, task["behaviour"] if task["behaviour"] is not None else task.get("data_return_mean"), one
+
+
+def gaps(results: Results) -> list[str]:
+    """Why there is no number: one line for each reason, with the cells it holds for."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for record in results.records:
+        if record["status"] in WORDS:
+            key = record["label"], record["status"], record["reason"]
+            task = record["task"] + (f" seed {record['seed']}" if record["status"] == "failed" else "")
+            found.setdefault(key, []).append(task)
+    lines = [
+        f"{EMPTY} {label} {WORDS[status]} {', '.join(dict.fromkeys(where))}: {why}"
+        for (label, status, why), where in found.items()
+    ]
+    waiting = sum(record["status"] == "waiting" for record in results.records)
+    return lines + ([f"{waiting} of {len(results.records)} cells have not been run yet."] if waiting else [])
+
+
+def per_task(results: Results, told: Mapping[str, Any], key: str, form: str) -> list[list[str]]:
+    """Rows of the tasks where some method has this number."""
+    rows = []
+    for task in results.tasks:
+        values = [told["cells"][task].get(label, {}).get(key) for label in results.labels]
+        if any(value is not None for value in values):
+            rows.append([task, *(EMPTY if value is None else format(value, form) for value in values)])
+    return rows
+
+
+def published(results: Results, told: Mapping[str, Any]) -> Table:
+    rows = per_task(results, told, "score", ".1f")
+    return Table("scores", "Scores as published for these environments", ["task", *results.labels], rows)
+
+
+def wins(results: Results, told: Mapping[str, Any]) -> Table:
+    return Table("wins", "Win rate", ["task", *results.labels], per_task(results, told, "win_rate", ".0%"))
+
+
+def costs(results: Results, told: Mapping[str, Any]) -> Table:
+    rows = per_task(results, told, "cost_mean", ".3g")
+    return Table("costs", "Mean cost an episode", ["task", *results.labels], rows)
+
+
+def together(results: Results, told: Mapping[str, Any]) -> Table:
+    base, rows = results.suite["reference"], []
+    for label in results.labels:
+        row, better = told["labels"][label], told["improvement"].get(label)
+        if row["tasks"]:
+            chance = EMPTY if better is None else f"{better['probability']:.0%} {percent(better['probability_ci95'])}"
+            rows.append([label, f"{row['tasks']} of {len(results.tasks)}", estimate(row["iqm"], row["iqm_ci95"]),
+                         estimate(row["mean"], row["mean_ci95"]), chance])  # fmt: skip
+    notes = [
+        "Scores are normalised in each task: 0 is the return of its behaviour 'random', 1 that of its best scripted "
+        "behaviour, both measured on the same episodes (columns of the first table, unless the suite says otherwise). "
+        "IQM: mean of the middle half of all runs. Intervals: stratified bootstrap. Rows over different tasks do not "
+        "compare.",
+        f"Better than {base}: probability that on a random task the same seed returns more, ties counted half.",
+    ]
+    columns = ["method", "tasks", "IQM (95 % interval)", "mean", f"better than {base}"]
+    return Table("together", "All tasks together, normalised", columns, rows, notes)
+
+
+def over_best(results: Results, told: Mapping[str, Any]) -> Table:
+    labels = [label for label in results.labels if label not in results.suite["baselines"]]
+    rows = []
+    for task in results.tasks:
+        found = told["over_best_baseline"][task]
+        values = [found.get("labels", {}).get(label) for label in labels]
+        if any(values):
+            shown = [EMPTY if v is None else estimate(v["difference"], v["difference_ci95"], "+") for v in values]
+            rows.append([task, found["baseline"], *shown])
+    notes = [
+        "Return less that of the best baseline of the task, with the same seeds and episodes; an interval without 0 "
+        "is a difference that more seeds and episodes would hardly undo. The best baseline is chosen after the fact, "
+        "which favours it."
+    ]
+    return Table("over_best_baseline", "Over the best baseline", ["task", "baseline", *labels], rows, notes)
+
+
+def shifts(results: Results, told: Mapping[str, Any]) -> Table:
+    rows = []
+    for task, found in told["shifts"].items():
+        for shift, lost in found.items():
+            shown = [
+                EMPTY if (v := lost.get(label)) is None
+                else estimate(v["drop"], v["drop_ci95"]) + ("" if v["relative"] is None else f" {v['relative']:.0%}")
+                for label in results.labels
+            ]  # fmt: skip
+            rows.append([task, shift, *shown])
+    notes = ["Return lost when the environment changes at test time only, on the same episodes, and as a part of the "
+             "normalised range; negative: gained."]  # fmt: skip
+    return Table("shifts", "Drop under shift", ["task", "shift", *results.labels], rows, notes)
+
+
+def shares(results: Results, told: Mapping[str, Any]) -> Table:
+    rows = []
+    for family, labels in told["shares"].items():
+        points = {(label, p["share"]): p for label, found in labels.items() for p in found}
+        for share in sorted({share for _, share in points}, reverse=True):
+            found = [points.get((label, share)) for label in results.labels]
+            shown = [EMPTY if p is None else estimate(p["return_mean"], p["return_ci95"]) for p in found]
+            rows.append([family, f"{share:.0%}", *shown])
+    notes = ["Every smaller share lies within every larger one."]
+    return Table("shares", "Return against share of the data", ["task", "share", *results.labels], rows, notes)
+
+
+def effort(results: Results, told: Mapping[str, Any]) -> Table:
+    rows = []
+    for label in results.labels:
+        cells = [row[label] for row in told["cells"].values() if label in row]
+        if cells:
+            columns = ("plan_ms_batch1", "network_calls_per_decision", "parameters", "updates", "seconds")
+            rows.append([label, *(span([cell[key] for cell in cells]) for key in columns)])
+    notes = ["From the least to the largest over tasks. Times are of one thread while the other workers ran."]
+    columns = ["method", "ms a decision", "network calls a decision", "parameters", "updates", "training seconds"]
+    return Table("effort", "Effort", columns, rows, notes)
+
+
+def number(value: float | None) -> str:
+    return EMPTY if value is None else format(value, f".{decimals(value)}f")
+
+
+def estimate(mean: float, interval: Sequence[float], sign: str = "") -> str:
+    """A number with its interval, all to the same place."""
+    form = f".{decimals(mean, *interval)}f"
+    return f"{mean:{sign}{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"
+
+
+def decimals(*values: float) -> int:
+    """Places behind the point that leave about four digits of the largest value."""
+    return next((places for places, least in enumerate((1000, 100, 10)) if max(map(abs, values)) >= least), 3)
+
+
+def percent(interval: Sequence[float]) -> str:
+    return f"[{interval[0]:.0%}, {interval[1]:.0%}]"
+
+
+def span(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return EMPTY
+    least, most = (f"{v:,.0f}" if abs(v) >= 100 else f"{v:.2g}" for v in (min(known), max(known)))
+    return least if least == most else f"{least} to {most}"
+
+
+def long_csv(results: Results) -> Table:
+    """One line a cell, with everything."""
+    metrics = list(dict.fromkeys(key for r in results.records for key in r["metrics"] if key != "return_ci95"))
+    keys = ["task", "label", "seed", "env", "scenario", "algo", "data", "status", "updates", "seconds",
+            "evaluation_seconds", "episodes", "flattened", "reason", "command"]  # fmt: skip
+
+    def row(record: Mapping[str, Any]) -> list[str]:
+        measured = record["metrics"]
+        low, high = measured.get("return_ci95", ("", ""))
+        values = [*(record.get(key) for key in keys), *(measured.get(key) for key in metrics), low, high]
+        return ["" if value is None else str(value) for value in values]
+
+    columns = [*keys, *metrics, "return_ci95_low", "return_ci95_high"]
+    return Table("cells", "Cells", columns, [row(record) for record in results.records])
