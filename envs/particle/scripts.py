@@ -24,8 +24,8 @@ class Level(NamedTuple):
 
     skill: share of time without a blunder; pace: largest part of the full force along an axis, or, where actions are
     discrete, the share of steps in which force is used at all; thrash: share of blunders that are uniformly random
-    actions, the others go to a wrong place; noise: standard deviation of the Gaussian noise on every action, in units of
-    the full force.
+    actions, the others go to a wrong place; noise: standard deviation of the Gaussian noise on every action, in units
+    of the full force.
     """
 
     skill: float

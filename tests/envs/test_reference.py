@@ -4,8 +4,8 @@ import pytest
 import torch
 from reference import KEYS, play
 
-from envs.smac_like import SmacLike
 from envs.randomness import draw_bits, uniforms_of_bytes
+from envs.smac_like import SmacLike
 
 
 def random_legal(mask, generator):
