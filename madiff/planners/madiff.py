@@ -30,7 +30,8 @@ from madiff.diffusion.schedule import make_schedule
 from madiff.diffusion.training import GradientLearner
 from madiff.interfaces import EnvironmentSpec, Policy, UserError
 from madiff.planners.inverse_dynamics import SHARING, InverseDynamics
-from madiff.planners.madiff_policy import ABLATIONS, MADiffPolicy
+from madiff.planners.joint_critic import EXTRAS, JointCritic
+from madiff.planners.madiff_policy import ABLATIONS, NOISES, MADiffPolicy
 
 
 def within(low: float, high: float, default: float) -> Any:
@@ -69,6 +70,11 @@ class Config:
     # inverse dynamics
     inverse_dynamics: str = "shared"
     inverse_width: int = 256
+    # a critic that ranks candidate plans; trained where it is asked for or several candidates are
+    critic: bool = False
+    critic_width: int = 128
+    critic_discount: float = within(0.0, 1.0, 0.99)
+    expectile: float = within(0.0, 1.0, 0.8)
     # averaged weights act
     ema_decay: float = within(0.0, 1.0, 0.995)
     ema_every: int = 5
@@ -81,13 +87,16 @@ class Config:
     track_return: bool = True
     temperature: float = within(0.0, math.inf, 0.5)
     common_noise: bool = True
+    noise: str = "step"
+    candidates: int = 1
+    rank_steps: int = 1
     plan_ablation: str = "none"
     plan_batch: int = 1024
 
     execution: ClassVar[str] = "decentralised"
     ACTING: ClassVar[tuple[str, ...]] = (
         "solver", "sampler_steps", "guidance_weight", "target_return", "track_return", "temperature", "common_noise",
-        "plan_ablation", "plan_batch",
+        "noise", "candidates", "rank_steps", "plan_ablation", "plan_batch",
     )  # fmt: skip
 
 
@@ -96,6 +105,7 @@ ALLOWED = {
     "normalizer": ("cdf", "limits"),  # plans are clipped to their range, [-1, 1]
     "return_label": ("to-go", "episode"),
     "inverse_dynamics": SHARING,
+    "noise": NOISES,
     "plan_ablation": ABLATIONS,
 }
 
@@ -105,9 +115,12 @@ def check(config: Config) -> None:
     for key, allowed in ALLOWED.items():
         if getattr(config, key) not in allowed:
             raise UserError(f"unknown value {getattr(config, key)!r}", f"algo.{key}", allowed)
-    for key in ("horizon", "width", "layers", "heads", "sampler_steps", "diffusion_steps", "batch_size", "plan_batch"):
+    for key in ("horizon", "width", "layers", "heads", "sampler_steps", "diffusion_steps", "batch_size", "plan_batch",
+                "candidates", "rank_steps", "critic_width"):
         if getattr(config, key) < 1:
             raise UserError(f"{getattr(config, key)} is too small", f"algo.{key}", "whole numbers from 1")
+    if config.rank_steps > config.horizon:
+        raise UserError(f"{config.rank_steps} is more than a plan has", "algo.rank_steps", f"1 to {config.horizon}")
     if config.history < 0:
         raise UserError(f"{config.history} is negative", "algo.history", "whole numbers from 0")
 
@@ -146,6 +159,13 @@ def make_networks(config: Config, spec: EnvironmentSpec, seed: int) -> nn.Module
         return nn.ModuleDict({"denoiser": make_denoiser(config, features), "inverse": inverse})
 
 
+def make_critic(config: Config, spec: EnvironmentSpec, device: torch.device, seed: int) -> JointCritic:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        features = spec.agents + spec.observation_size
+        return JointCritic(spec, features, config.critic_width, config.critic_discount, config.expectile, device)
+
+
 class Preprocessing(ObservationEncoder):
     """Observation encoding, the scale of returns, and what a plan is told of the past."""
 
@@ -178,6 +198,7 @@ class MADiff(GradientLearner):
         self.networks = make_networks(config, spec, seed).to(device)
         self.schedule = make_schedule(config.schedule, steps=config.diffusion_steps)
         self.parametrization = make_parametrization(config.parametrization, self.schedule)
+        self.critic = make_critic(config, spec, device, seed) if config.critic or config.candidates > 1 else None
         super().__init__(
             self.networks, self.preprocessing, torch.optim.Adam(self.networks.parameters(), lr=config.learning_rate),
             EMA(self.networks, config.ema_decay, config.ema_every, config.ema_start),
@@ -189,10 +210,13 @@ class MADiff(GradientLearner):
         scale = self.config.returns_scale or float(store.returns().max())
         self.preprocessing.returns_scale.fill_(scale if scale > 0 else 1.0)
         self.episode_returns = store.returns().to(self.device)
+        if self.critic is not None:
+            self.critic.fit(store)
         return WindowSampler(
             store, history=self.config.history, horizon=self.config.horizon, batch_size=self.config.batch_size,
             device=self.device, discount=self.config.discount,
             observations=self.preprocessing.encode(store.observations.to(self.device)),
+            extras=() if self.critic is None else EXTRAS,
         )  # fmt: skip
 
     def update(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -201,6 +225,8 @@ class MADiff(GradientLearner):
         loss = 0.5 * (diffusion + inverse)
         norm = self.gradient_step(loss, self.config.gradient_clip)
         metrics = {"loss": loss, "diffusion_loss": diffusion, "inverse_loss": inverse, "gradient_norm": norm}
+        if self.critic is not None:
+            metrics |= self.critic.update(batch, self.config.history)
         return {name: value.detach() for name, value in metrics.items()}
 
     def visible(self, n: int, generator: torch.Generator) -> Tensor:
@@ -236,8 +262,32 @@ class MADiff(GradientLearner):
 
     def policy(self) -> Policy:
         return MADiffPolicy(
-            self.config, self.spec, self.preprocessing, self.ema.model, self.schedule, self.parametrization
-        )
+            self.config, self.spec, self.preprocessing, self.ema.model, self.schedule, self.parametrization,
+            self.critic,
+        )  # fmt: skip
+
+    def weights(self) -> dict[str, Tensor]:
+        critic = {} if self.critic is None else self.critic.weights()
+        return super().weights() | {f"critic.{key}": value for key, value in critic.items()}
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Raises UserError where several candidates are to be ranked and the weights hold no critic."""
+        super().load_weights(weights)
+        critic = {key.removeprefix("critic."): value for key, value in weights.items() if key.startswith("critic.")}
+        if self.critic is None:
+            return
+        if not critic:
+            what = f"{self.config.candidates} candidates need a critic, which this training had not"
+            raise UserError(what, "algo.candidates", "1, or a training with algo.critic=true")
+        self.critic.load_weights(critic)
+
+    def training_state(self) -> dict[str, Any]:
+        return super().training_state() | ({} if self.critic is None else {"critic": self.critic.training_state()})
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        super().load_training_state(state)
+        if self.critic is not None:
+            self.critic.load_training_state(state["critic"])
 
 
 def make(config: Config, spec: EnvironmentSpec, device: torch.device, seed: int) -> MADiff:

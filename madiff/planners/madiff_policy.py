@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from madiff.diffusion.guidance import ClassifierFree, ClipX0
-from madiff.diffusion.networks.action_head import greedy_action
+from madiff.diffusion.networks.action_head import greedy_action, legal_logits
 from madiff.diffusion.parametrization import Parametrization
 from madiff.diffusion.sampler import Sampler
 from madiff.diffusion.schedule import Schedule
 from madiff.diffusion.solvers import make_solver
 from madiff.interfaces import EnvironmentSpec
+from madiff.planners.joint_critic import JointCritic
 
 if TYPE_CHECKING:
     from madiff.planners.madiff import Config, Preprocessing
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # What becomes of the planned next observation before the inverse dynamics reads it: kept; replaced by the current
 # observation (does the plan matter?); replaced by another battle's plan (does it matter which?).
 ABLATIONS = ("none", "frozen", "shuffled")
+NOISES = ("step", "episode")  # for how long a plan's noise is kept
 
 
 class MADiffPolicy:
@@ -33,8 +35,9 @@ class MADiffPolicy:
 
     def __init__(
         self, config: Config, spec: EnvironmentSpec, preprocessing: Preprocessing, networks: nn.ModuleDict,
-        schedule: Schedule, parametrization: Parametrization,
+        schedule: Schedule, parametrization: Parametrization, critic: JointCritic | None = None,
     ) -> None:  # fmt: skip
+        self.critic = critic
         self.config, self.spec, self.preprocessing = config, spec, preprocessing
         self.inverse = networks["inverse"]
         self.denoiser = ClassifierFree(networks["denoiser"], config.guidance_weight)
@@ -42,12 +45,15 @@ class MADiffPolicy:
         schedule.grid(config.sampler_steps)  # refuses an impossible number of steps now, not after training
         self.decentralised = config.execution == "decentralised"
         self.parameters = sum(p.numel() for p in networks.parameters())
+        if config.candidates > 1:
+            self.parameters += sum(p.numel() for p in critic.acting.parameters())
         self.network_calls_per_decision = config.sampler_steps
 
     def reset(self, seed: int, n: int) -> None:
         device = self.preprocessing.returns_scale.device
         self.generator = torch.Generator(device).manual_seed(seed)
         self.history: Tensor | None = None
+        self.noise: Tensor | None = None
         self.n = n
         self.target = torch.full((n, self.spec.agents), self.config.target_return, device=device)
 
@@ -65,11 +71,11 @@ class MADiffPolicy:
         self._remember(observations)
         environment, ego = self._planning_rows(masks, active)
         output = torch.zeros(self.n, self.spec.agents, self.spec.action_size, device=observations.device)
-        noise = self._noise()
-        chunks = torch.arange(len(environment)).split(self.config.plan_batch) if len(environment) else ()
-        for rows in chunks:
+        self._draw_noise()
+        at_once = max(1, self.config.plan_batch // self.config.candidates)
+        for rows in torch.arange(len(environment)).split(at_once) if len(environment) else ():
             e, a = environment[rows], ego[rows]
-            plan = self.plan(self.history[e], a, noise[e, a % noise.shape[1]], self.target[e])
+            plan = self._best_plan(e, a, masks)
             actions = self.inverse(*self._transition(plan, e))
             if self.decentralised:
                 output[e, a] = actions[torch.arange(len(a)), a]
@@ -78,23 +84,22 @@ class MADiffPolicy:
         return greedy_action(output, masks, self.spec.discrete)
 
     def plan(self, history: Tensor, ego: Tensor, noise: Tensor, target: Tensor) -> Tensor:
-        """Sample joint plans (B, T, agent, F) from encoded histories (B, history + 1, agent, F).
+        """Sample joint plans (B * candidates, T, agent, F) from encoded histories (B, history + 1, agent, F).
 
-        ego (B,): the agent whose observations are visible, ignored when centralised; noise (B, T, agent, F) ~ N(0, I);
-        target (B, agent): the return asked for, 1 = the best in the data.
+        ego (B,): the agent whose observations are visible, ignored when centralised; noise (B * candidates, T, agent,
+        F) ~ N(0, I); target (B, agent): the return asked for, 1 = the best in the data.
         """
-        now, horizon = self.config.history, self.config.horizon
-        x = torch.cat([history, history[:, -1:].expand(-1, horizon, -1, -1)], dim=1)
+        x = torch.cat([history, history[:, -1:].expand(-1, self.config.horizon, -1, -1)], dim=1)
         visible = torch.ones(x.shape[0], x.shape[2], dtype=torch.bool, device=x.device)
         if self.decentralised:
             visible = torch.arange(x.shape[2], device=x.device) == ego[:, None]
         cond = {"returns": target[..., None], "keep": x.new_ones(x.shape[0])}
         sample = self.sampler.sample(
             self.denoiser, x.shape, steps=self.config.sampler_steps, cond=cond, noise=noise,
-            known=self.preprocessing.condition(x, visible, now), temperature=self.config.temperature,
-            generator=self.generator,
+            candidates=len(noise) // len(x), known=self.preprocessing.condition(x, visible, self.config.history),
+            temperature=self.config.temperature, generator=self.generator,
         )  # fmt: skip
-        return sample.x
+        return sample.x.reshape(noise.shape)
 
     def _transition(self, plan: Tensor, environment: Tensor) -> tuple[Tensor, Tensor]:
         """The planned observations now and one step on, (B, agent, F) each, under the ablation chosen.
@@ -129,9 +134,38 @@ class MADiffPolicy:
         environment = needed.any(1).nonzero()[:, 0]
         return environment, torch.zeros_like(environment)
 
-    def _noise(self) -> Tensor:
-        """(n, 1 or agent, T, agent, F): drawn for all environments, so that no battle's plan depends on the others."""
+    def _draw_noise(self) -> None:
+        """(n, 1 or agent, candidates, T, agent, F): for all environments, so that no plan depends on the others'."""
+        if self.noise is not None and self.config.noise == "episode":
+            return
         copies = self.spec.agents if self.decentralised and not self.config.common_noise else 1
         length = self.config.history + 1 + self.config.horizon
-        shape = (self.n, copies, length, self.spec.agents, self.preprocessing.features)
-        return torch.randn(shape, generator=self.generator, device=self.generator.device)
+        shape = (self.n, copies, self.config.candidates, length, self.spec.agents, self.preprocessing.features)
+        self.noise = torch.randn(shape, generator=self.generator, device=self.generator.device)
+
+    def _best_plan(self, environment: Tensor, ego: Tensor, masks: Tensor | None) -> Tensor:
+        """One plan (B, T, agent, F) per row: the candidate that ranks first."""
+        noise = self.noise[environment, ego % self.noise.shape[1]]
+        plans = self.plan(self.history[environment], ego, noise.flatten(0, 1), self.target[environment])
+        if self.config.candidates == 1:
+            return plans
+        plans = plans.view_as(noise)
+        best = self._rank(plans, None if masks is None else self._known_masks(masks[environment], ego)).argmax(1)
+        return plans[torch.arange(len(plans), device=plans.device), best]
+
+    def _known_masks(self, masks: Tensor, ego: Tensor) -> Tensor:
+        """A decentralised agent knows its own legal actions only, and takes all of its teammates' for legal."""
+        if not self.decentralised:
+            return masks
+        return masks | (torch.arange(self.spec.agents, device=ego.device) != ego[:, None])[..., None]
+
+    def _rank(self, plans: Tensor, available: Tensor | None) -> Tensor:
+        """(B, candidates): discounted sum of the advantages of the plan's first steps."""
+        now, steps = self.config.history, self.config.rank_steps
+        x = plans[:, :, now : now + steps + 1]
+        output = self.inverse(x[:, :, :-1], x[:, :, 1:])
+        if available is not None:
+            output[:, :, 0] = legal_logits(output[:, :, 0], available[:, None])
+        actions = greedy_action(output, None, self.spec.discrete)
+        discounts = self.critic.discount ** torch.arange(steps, device=x.device)
+        return self.critic.advantage(x[:, :, :-1], actions) @ discounts

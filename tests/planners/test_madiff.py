@@ -160,7 +160,8 @@ def test_common_noise_is_shared_by_the_agents_of_a_battle():
     for common, copies in ((True, 1), (False, 3)):
         policy = learner(madiff_d, common_noise=common).policy()
         policy.reset(seed=0, n=2)
-        assert policy._noise().shape[:2] == (2, copies)
+        policy._draw_noise()
+        assert policy.noise.shape[:2] == (2, copies)
 
 
 def test_padded_steps_carry_no_loss():
