@@ -101,7 +101,7 @@ def test_sigterm_saves_the_step_in_progress(tmp_path):
 
 
 def test_a_second_process_is_told_who_holds_the_directory(tmp_path):
-    holder = start(tmp_path / "run", 0.1)
+    holder = start(tmp_path / "run", 1.0)  # far slower than the second one starts
     try:
         while not (tmp_path / "run" / "run.json").exists():
             time.sleep(0.01)

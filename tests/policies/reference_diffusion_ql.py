@@ -2,8 +2,8 @@
 
 Shares nothing with the package: own noise schedule, own ancestral sampling, own losses and optimiser steps. Random
 numbers are drawn in this order per update: the chain of the next action; noise level and noise of the imitation loss;
-the chain of the new action; which critic is maximised. Times reach the network as 1000 i / T, i = 1..T, and chains start
-at the noise level of i = T (sigma = 0.997), both as in our core; the released code has i - 1 and sigma = 1 there.
+the chain of the new action; which critic is maximised. Times reach the network as 1000 i / T, i = 1..T, and chains
+start at the noise level of i = T (sigma = 0.997), both as in our core; the released code has i - 1 and sigma = 1.
 """
 
 from __future__ import annotations

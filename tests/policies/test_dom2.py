@@ -284,7 +284,9 @@ def test_impossible_options_are_a_users_error(options, key):
         learner(**options)
 
 
-@pytest.mark.parametrize("options", [{"solver": "edm_heun"}, {"schedule": "flow", "parametrization": "v"}, {"sampler_steps": 11}])
+@pytest.mark.parametrize(
+    "options", [{"solver": "edm_heun"}, {"schedule": "flow", "parametrization": "v"}, {"sampler_steps": 11}]
+)
 def test_diffusion_options_that_do_not_fit_are_refused_with_the_allowed_ones(options):
     with pytest.raises(ValueError, match="allowed"):
         learner(**options)
