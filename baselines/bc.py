@@ -38,7 +38,7 @@ class Config:
     recurrent: bool = False
     sequence: int = 20
     likelihood: Literal["mse", "gaussian"] = "mse"
-    normalizer: str = "gaussian"
+    normalizer: str = "cdf"
     ema_decay: float = 0.995
     ema_every: int = 5
     ema_start: int = field(default=500, metadata={"minimum": 0})
@@ -60,7 +60,7 @@ class BC(GradientLearner):
             network = AgentNetwork(self.encoder.features, self.head.outputs, config.width, config.recurrent).to(device)
         self.network = network
         super().__init__(
-            network, self.encoder, torch.optim.Adam(network.parameters(), lr=config.learning_rate),
+            network, self.encoder, torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True),
             EMA(network, config.ema_decay, config.ema_every, config.ema_start),
         )  # fmt: skip
 

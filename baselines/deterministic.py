@@ -6,8 +6,7 @@ Agents share parameters and are told who they are. The Polyak average of the act
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from baselines.acting import AgentNetwork, Deterministic, NetworkPolicy
 from madiff.data.encoding import ObservationEncoder
 from madiff.data.store import EpisodeStore
 from madiff.data.windows import WindowSampler
-from madiff.interfaces import EnvironmentSpec, UserError
+from madiff.interfaces import EnvironmentSpec, UserError, within
 from madiff.values import (
     ActionCritic,
     ActorCritic,
@@ -29,11 +28,6 @@ from madiff.values import (
 )
 
 
-def within(low: float, high: float, default: float) -> Any:
-    """An option with its smallest and largest legal value."""
-    return field(default=default, metadata={"minimum": low, "maximum": None if high == math.inf else high})
-
-
 @dataclass
 class IndependentConfig:
     """Options of every independent actor-critic."""
@@ -44,7 +38,7 @@ class IndependentConfig:
     critic_learning_rate: float = within(0.0, math.inf, 3e-3)
     gradient_clip: float = within(0.0, math.inf, 10.0)
     width: int = 128
-    normalizer: str = "gaussian"
+    normalizer: str = "cdf"
     discount: float = within(0.0, 1.0, 0.95)
     target_rate: float = within(0.0, 1.0, 0.02)
 

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from baselines.acting import Categorical, NetworkPolicy
-from baselines.deterministic import DeterministicActorCritic, IndependentConfig, within
+from baselines.deterministic import DeterministicActorCritic, IndependentConfig
 from madiff.data.encoding import ObservationEncoder
 from madiff.data.store import EpisodeStore
 from madiff.data.windows import WindowSampler
 from madiff.diffusion.networks.action_head import greedy_action
-from madiff.interfaces import EnvironmentSpec, UserError
+from madiff.interfaces import EnvironmentSpec, UserError, within
 from madiff.values import (
     ActorCritic,
     QEnsemble,

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from baselines.deterministic import DeterministicActorCritic, IndependentConfig, within
-from madiff.interfaces import EnvironmentSpec
+from baselines.deterministic import DeterministicActorCritic, IndependentConfig
+from madiff.interfaces import EnvironmentSpec, within
 from madiff.values import Transitions
 
 NAME = "ma-td3-bc"

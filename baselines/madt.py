@@ -41,7 +41,7 @@ class Config:
     context: int = 10
     condition_return: bool = True
     target_return: float = 1.0
-    normalizer: str = "gaussian"
+    normalizer: str = "cdf"
     ema_decay: float = 0.995
     ema_every: int = 5
     ema_start: int = field(default=500, metadata={"minimum": 0})
@@ -142,7 +142,7 @@ class MADT(GradientLearner):
         self.network = network
         super().__init__(
             network, nn.ModuleDict({"encoder": self.encoder, "scale": self.scale}).to(device),
-            torch.optim.Adam(network.parameters(), lr=config.learning_rate),
+            torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True),
             EMA(network, config.ema_decay, config.ema_every, config.ema_start),
         )  # fmt: skip
 

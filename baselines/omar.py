@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from baselines import ma_cql
-from baselines.deterministic import within
 from baselines.ma_cql import ContinuousCQL
-from madiff.interfaces import EnvironmentSpec, UserError
+from madiff.interfaces import EnvironmentSpec, UserError, within
 from madiff.values import Transitions
 
 NAME = "omar"
@@ -30,7 +29,7 @@ Value = Callable[[Tensor], Tensor]  # actions (K, ..., D) -> (K, ...)
 class Config(ma_cql.Config):
     """imitation: the weight c of the search's action against the value; deviation: of the first round's samples."""
 
-    imitation: float = within(0.0, 1.0, 0.7)
+    imitation: float = within(0.0, 1.0, 0.3)
     search: Literal["gaussian", "elites"] = "gaussian"
     iterations: int = 3
     samples: int = 10

@@ -6,6 +6,7 @@ team's reward is the mean of the agents'. The Polyak average of a network both b
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -31,7 +32,7 @@ class TeamConfig:
     width: int = 128
     discount: float = field(default=0.99, metadata={"minimum": 0, "maximum": 1})
     target_rate: float = field(default=0.005, metadata={"minimum": 1e-6, "maximum": 1})
-    normalizer: str = "gaussian"
+    normalizer: str = "cdf"
 
 
 @dataclass
@@ -71,9 +72,9 @@ class TeamLearner(ActorCritic):
             targets={name: Target(network, config.target_rate) for name, network in networks.items()},
         )  # fmt: skip
 
+    @abstractmethod
     def make_networks(self) -> dict[str, nn.Module]:
         """Everything that is trained, by name; `encoder.features` and `joint.features` are the inputs' sizes."""
-        raise NotImplementedError
 
     def sequences(self, store: EpisodeStore, length: int, ahead: int = 0) -> WindowSampler:
         """Fit all scales; windows of `length` steps to learn from and `ahead` further ones."""

@@ -68,7 +68,7 @@ def score(spec: EnvironmentSpec, returns: float) -> float | None:
 
 def _call(name: str, function: str, options: dict[str, Any]) -> Any:
     make_it = getattr(_module(name), function)
-    allowed = [key for key in make_it.__annotations__ if key not in ("return", "copies", "device")]
+    allowed = [key for key in make_it.__annotations__ if key not in ("return", "copies", "device", "auto_reset")]
     unknown = sorted(set(options) - set(make_it.__annotations__))
     if unknown:
         raise UserError(f"no option is called {unknown[0]!r}", name, allowed)

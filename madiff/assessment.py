@@ -12,7 +12,7 @@ import torch
 import envs
 from madiff import build
 from madiff.build import Problem, qualities
-from madiff.collection import console, progress_bar
+from madiff.collection import console, opened, progress_bar
 from madiff.experiment import seeding
 from madiff.experiment.rollout import Rollout, evaluate, rollout, wave_sizes
 from madiff.experiment.summary import decision_flops, decision_milliseconds, evaluation_metrics
@@ -63,9 +63,9 @@ def assess_behaviour(problem: Problem, quality: str, episodes: int, seed: int, c
     with progress_bar("evaluating behaviour", episodes, console.is_terminal) as advance:
         for part, share in zip(parts, shares, strict=True):
             for wave, copies in enumerate(wave_sizes(share, COPIES)):
-                env = problem.make(copies)
                 wave_seed = seeding.derive(seeding.derive(seed, "evaluation"), "wave", wave)
-                outcomes.append(rollout(env, problem.behaviour(env, part), seed=wave_seed, progress=advance))
+                with opened(problem.make(copies)) as env:
+                    outcomes.append(rollout(env, problem.behaviour(env, part), seed=wave_seed, progress=advance))
     return _assessment("behaviour", problem, Rollout.concatenate(outcomes), costs, {})
 
 

@@ -116,10 +116,21 @@ def make_problem(env: Mapping[str, Any], agents: int | None, scenario: str | Non
     # An environment of a fixed team is told no number; that it has the one asked for is looked at below.
     given = {"agents": agents if envs.accepts(env["name"], "agents") else None, "scenario": scenario}
     options = {key: value for key, value in {**env, **given}.items() if key != "name" and value is not None}
-    spec = envs.make_batched(env["name"], copies=1, device=device, **options).spec
+    spec = probed(env, options, device)
     if agents is not None and spec.agents != agents:
         raise UserError(f"{spec.name} {spec.scenario} has {spec.agents} agents", "agents", [spec.agents])
     return Problem(spec, options, device)
+
+
+def probed(env: Mapping[str, Any], options: Mapping[str, Any], device: torch.device) -> EnvironmentSpec:
+    """What an environment with these options is; one copy is made and closed. Errors name the section's keys."""
+    try:
+        with collection.opened(envs.make_batched(env["name"], copies=1, device=device, **options)) as probe:
+            return probe.spec
+    except UserError as error:
+        if error.where in env and error.where != "name":
+            raise UserError(error.what, f"env.{error.where}", error.allowed) from error
+        raise
 
 
 def make_learner(algo: Mapping[str, Any], spec: EnvironmentSpec, device: torch.device, seed: int) -> Learner:
@@ -179,9 +190,9 @@ def qualities(quality: str) -> list[str]:
 
 def check_quality(quality: str, problem: Problem) -> None:
     """Refuse a quality, or a part of a mixture, for which the environment has no behaviour policy."""
-    env = problem.make(1)
-    for part in qualities(quality):
-        problem.behaviour(env, part)
+    with collection.opened(problem.make(1)) as env:
+        for part in qualities(quality):
+            problem.behaviour(env, part)
 
 
 def check_store(store: EpisodeStore, spec: EnvironmentSpec) -> None:

@@ -162,13 +162,15 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
         key, equals, text = argument.partition("=")
         if not (key and equals) or argument.startswith("-"):
             raise UserError(f"'{argument}' is not an option", "command line", "key=value, --help")
-        given[key] = _unquoted(text) if key in PATHS else _value(key, text)
+        given[key] = _path(key, text) if key in PATHS else _value(key, text)
     return given
 
 
-def _unquoted(text: str) -> str | None:
+def _path(key: str, text: str) -> str | None:
     """A path as typed; quotes around the whole of it, which Hydra would need, are taken off."""
-    if text in ("", "null"):
+    if not text:  # an unset shell variable must not quietly become another job
+        raise UserError("is empty", key, "a path, or null for none")
+    if text == "null":
         return None
     return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "'\"" else text
 

@@ -5,6 +5,7 @@ This file imports nothing of ours: every room may import it, and it explains wha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -26,6 +27,11 @@ class UserError(ValueError):
         if allowed is not None:
             parts.append(f"allowed: {', '.join(map(str, allowed)) if isinstance(allowed, list | tuple) else allowed}")
         super().__init__("; ".join(parts))
+
+
+def within(low: float, high: float, default: float) -> Any:
+    """A method's option with its smallest and largest legal value, both legal; high may be infinite."""
+    return field(default=default, metadata={"minimum": low, "maximum": None if high == math.inf else high})
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,36 @@ def denoising_loss(
     return loss, {"denoising_loss": loss.detach()}
 
 
+def agreement_loss(
+    denoiser: Denoiser,
+    x0: Tensor,
+    cond: Condition,
+    *,
+    schedule: Schedule,
+    parametrization: Parametrization,
+    known_mask: Tensor,
+    weight: Tensor,
+    agreement: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`denoising_loss`, and `agreement` times the mean squared difference of two clean estimates from the same noise.
+
+    x0 (2B, T, A, F): row B + i holds the window of row i with other entries known; both get the same noise and level.
+    They differ in what they know, so planners that share their noise plan the same future only as far as they agree;
+    the difference is measured where both weights are above 0.
+    """
+    half = len(x0) // 2
+    level = schedule.level(schedule.sample_times(half, generator, x0.device).to(x0.dtype).repeat(2))
+    eps = _normal_like(x0[:half], generator).repeat(2, 1, 1, 1)
+    out, x = _run(denoiser, x0, eps, level, cond, parametrization, known_mask)
+    denoising = _mean(parametrization.error(out, x, x0, eps, level).square(), weight)
+    one, other = parametrization.predict(out, x, level).x0.chunk(2)
+    weight_of_one, weight_of_other = weight.expand_as(x0).chunk(2)
+    difference = _mean((one - other).square(), weight_of_one * weight_of_other)
+    metrics = {"denoising_loss": denoising.detach(), "difference": difference.detach()}
+    return denoising + agreement * difference, metrics
+
+
 def consistency_loss(
     denoiser: Denoiser,
     teacher: Denoiser,

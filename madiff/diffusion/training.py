@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +11,23 @@ from torch.optim import Optimizer
 from madiff.diffusion.ema import EMA
 
 
-class GradientLearner:
+class NamedWeights(ABC):
+    """All weights of several modules as one flat dict: `part.key`."""
+
+    @abstractmethod
+    def _parts(self) -> dict[str, nn.Module]:
+        """The modules by the name of their part."""
+
+    def weights(self) -> dict[str, Tensor]:
+        return {f"{part}.{key}": v for part, module in self._parts().items() for key, v in module.state_dict().items()}
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        for part, module in self._parts().items():
+            prefix = f"{part}."
+            module.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+
+
+class GradientLearner(NamedWeights):
     """Base of learners: `trained` networks under one optimiser and their moving average, plus `fixed` modules.
 
     fixed: what is fitted to the data once (normalisers, scales) and belongs to the weights.
@@ -32,14 +49,6 @@ class GradientLearner:
 
     def _parts(self) -> dict[str, nn.Module]:
         return {"trained": self.trained, "averaged": self.ema.model, "fixed": self.fixed}
-
-    def weights(self) -> dict[str, Tensor]:
-        return {f"{part}.{key}": v for part, module in self._parts().items() for key, v in module.state_dict().items()}
-
-    def load_weights(self, weights: dict[str, Tensor]) -> None:
-        for part, module in self._parts().items():
-            prefix = f"{part}."
-            module.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
 
     def training_state(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "updates": self.updates}

@@ -11,32 +11,27 @@ What differs from the official code is listed in docs/deviations.md.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from madiff.data.encoding import ObservationEncoder
 from madiff.data.store import EpisodeStore
 from madiff.data.windows import WindowSampler
 from madiff.diffusion.ema import EMA
 from madiff.diffusion.networks.action_head import action_loss
 from madiff.diffusion.networks.transformer import TemporalAgentTransformer
 from madiff.diffusion.networks.unet import AgentAttentionUNet
-from madiff.diffusion.objective import denoising_loss
+from madiff.diffusion.objective import agreement_loss, denoising_loss
 from madiff.diffusion.parametrization import make_parametrization
 from madiff.diffusion.schedule import make_schedule
 from madiff.diffusion.training import GradientLearner
-from madiff.interfaces import EnvironmentSpec, Policy, UserError
+from madiff.interfaces import EnvironmentSpec, Policy, UserError, within
 from madiff.planners.inverse_dynamics import SHARING, InverseDynamics
 from madiff.planners.joint_critic import EXTRAS, JointCritic
 from madiff.planners.madiff_policy import ABLATIONS, NOISES, MADiffPolicy
-
-
-def within(low: float, high: float, default: float) -> Any:
-    """An option with its smallest and largest legal value."""
-    return field(default=default, metadata={"minimum": low, "maximum": None if high == math.inf else high})
+from madiff.planners.preprocessing import Preprocessing
 
 
 @dataclass
@@ -64,6 +59,7 @@ class Config:
     normalizer: str = "cdf"
     # conditioning
     condition_dropout: float = within(0.0, 1.0, 0.25)
+    agreement: float = within(0.0, math.inf, 0.0)  # of plans that two agents make of the same noise
     return_label: str = "to-go"
     returns_scale: float = within(0.0, math.inf, 0.0)
     discount: float = within(0.0, 1.0, 1.0)
@@ -125,6 +121,14 @@ def check(config: Config) -> None:
         raise UserError(f"{config.history} is negative", "algo.history", "whole numbers from 0")
 
 
+def check_agreement(config: Config, spec: EnvironmentSpec) -> None:
+    """Only agents that plan apart can be made to agree."""
+    if config.agreement and (config.execution == "centralised" or spec.agents < 2):
+        raise UserError(f"{config.agreement} where there is one plan", "algo.agreement", "0")
+    if config.agreement and config.batch_size < 2:
+        raise UserError(f"{config.batch_size} holds no pair", "algo.batch_size", "at least 2 with algo.agreement")
+
+
 def make_denoiser(config: Config, features: int) -> nn.Module:
     """The network the configuration names; wrong sizes become a user's error."""
     conditions = {"returns": 1}
@@ -166,41 +170,21 @@ def make_critic(config: Config, spec: EnvironmentSpec, device: torch.device, see
         return JointCritic(spec, features, config.critic_width, config.critic_discount, config.expectile, device)
 
 
-class Preprocessing(ObservationEncoder):
-    """Observation encoding, the scale of returns, and what a plan is told of the past."""
-
-    returns_scale: Tensor
-
-    def __init__(self, config: Config, spec: EnvironmentSpec) -> None:
-        super().__init__(spec.agents, spec.observation_size, config.normalizer)
-        self.register_buffer("returns_scale", torch.ones(()))
-
-    def condition(self, x: Tensor, visible: Tensor, now: int) -> tuple[Tensor, Tensor]:
-        """In-painting of a window: what the model is told of x (B, T, agent, F), given visible (B, agent) bool.
-
-        Visible agents: everything up to now. The others: their history reads zero, their present is generated.
-        Identities are known at all steps. Returns (value, mask), mask as x with 1 = known.
-        """
-        time = torch.arange(x.shape[1], device=x.device)
-        told = torch.where(visible[:, None], (time <= now)[:, None], (time < now)[:, None])[..., None]
-        is_identity = torch.arange(x.shape[-1], device=x.device) < self.agents
-        value = torch.where((visible[:, None, :, None] & told) | is_identity, x, 0.0)
-        return value, (told | is_identity).to(x.dtype)
-
-
 class MADiff(GradientLearner):
     """Learner of the joint diffusion model and the inverse dynamics, with one optimiser (total loss 1/2 of each)."""
 
     def __init__(self, config: Config, spec: EnvironmentSpec, device: torch.device, seed: int) -> None:
         check(config)
+        check_agreement(config, spec)
         self.config, self.spec, self.device = config, spec, device
-        self.preprocessing = Preprocessing(config, spec).to(device)
+        self.preprocessing = Preprocessing(spec, config.normalizer).to(device)
         self.networks = make_networks(config, spec, seed).to(device)
         self.schedule = make_schedule(config.schedule, steps=config.diffusion_steps)
         self.parametrization = make_parametrization(config.parametrization, self.schedule)
         self.critic = make_critic(config, spec, device, seed) if config.critic or config.candidates > 1 else None
         super().__init__(
-            self.networks, self.preprocessing, torch.optim.Adam(self.networks.parameters(), lr=config.learning_rate),
+            self.networks, self.preprocessing,
+            torch.optim.Adam(self.networks.parameters(), lr=config.learning_rate, fused=True),
             EMA(self.networks, config.ema_decay, config.ema_every, config.ema_start),
         )  # fmt: skip
 
@@ -241,18 +225,37 @@ class MADiff(GradientLearner):
         return batch["returns"] if self.config.return_label == "to-go" else self.episode_returns[batch["episode"]]
 
     def _diffusion_loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        x, valid = batch["observations"], batch["valid"]
-        n = x.shape[0]
-        value, mask = self.preprocessing.condition(x, self.visible(n, generator), self.config.history)
-        returns = self.return_label(batch)
-        keep = torch.rand(n, generator=generator, device=self.device) >= self.config.condition_dropout
-        cond = {"returns": (returns / self.preprocessing.returns_scale)[..., None], "keep": keep.to(x.dtype)}
-        loss, _ = denoising_loss(
-            self.networks["denoiser"], torch.where(mask > 0, value, x), cond, schedule=self.schedule,
-            parametrization=self.parametrization, known_mask=mask, weight=(1 - mask) * valid[:, :, None, None],
-            generator=generator,
-        )  # fmt: skip
-        return loss
+        x, valid, returns = batch["observations"], batch["valid"], self.return_label(batch)
+        if not self.config.agreement:
+            visible = self.visible(len(x), generator)
+            return denoising_loss(**self._task(x, valid, returns, visible, generator), generator=generator)[0]
+        half = len(x) // 2
+        visible = self.visible(half, generator)
+        pair = torch.cat([visible, self.another(visible, generator)])
+        task = self._task(x[:half], valid[:half], returns[:half], pair, generator)
+        return agreement_loss(**task, agreement=self.config.agreement, generator=generator)[0]
+
+    def another(self, visible: Tensor, generator: torch.Generator) -> Tensor:
+        """Another single ego than that of visible (n, agent), any with the same probability."""
+        steps = torch.randint(1, self.spec.agents, visible.shape[:1], generator=generator, device=self.device)
+        ego = (visible.byte().argmax(-1) + steps) % self.spec.agents
+        return torch.arange(self.spec.agents, device=self.device) == ego[:, None]
+
+    def _task(
+        self, x: Tensor, valid: Tensor, returns: Tensor, visible: Tensor, generator: torch.Generator
+    ) -> dict[str, Any]:  # fmt: skip
+        """What both objectives are told of windows x (n, T, agent, F), seen once by each n rows of visible."""
+        keep = torch.rand(len(x), generator=generator, device=self.device) >= self.config.condition_dropout
+        views = len(visible) // len(x)
+        x, valid, returns, keep = (torch.cat([v] * views) for v in (x, valid, returns, keep))
+        value, mask = self.preprocessing.condition(x, visible, self.config.history)
+        scaled = (returns / self.preprocessing.returns_scale)[..., None]
+        return {
+            "denoiser": self.networks["denoiser"], "x0": torch.where(mask > 0, value, x),
+            "cond": {"returns": scaled, "keep": keep.to(x.dtype)}, "schedule": self.schedule,
+            "parametrization": self.parametrization, "known_mask": mask,
+            "weight": (1 - mask) * valid[:, :, None, None],
+        }  # fmt: skip
 
     def _inverse_loss(self, batch: dict[str, Tensor]) -> Tensor:
         x, available = batch["observations"], batch.get("available_actions")

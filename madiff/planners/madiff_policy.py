@@ -15,9 +15,10 @@ from madiff.diffusion.schedule import Schedule
 from madiff.diffusion.solvers import make_solver
 from madiff.interfaces import EnvironmentSpec
 from madiff.planners.joint_critic import JointCritic
+from madiff.planners.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from madiff.planners.madiff import Config, Preprocessing
+    from madiff.planners.madiff import Config
 
 # What becomes of the planned next observation before the inverse dynamics reads it: kept; replaced by the current
 # observation (does the plan matter?); replaced by another battle's plan (does it matter which?).

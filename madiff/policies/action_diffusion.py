@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from madiff.diffusion.guidance import ClipX0
-from madiff.diffusion.networks.mlp import MLPDenoiser
+from madiff.diffusion.networks.mlp import MLPDenoiser, mlp
 from madiff.diffusion.objective import denoising_loss
 from madiff.diffusion.parametrization import make_parametrization
 from madiff.diffusion.sampler import Sampler
@@ -70,6 +70,16 @@ class ActionDiffusion:
         return None if known is None else (known[0][..., None, :, :], known[1][..., None, :, :])
 
 
-def make_denoiser(actions: Actions, features: int, width: int, layers: int) -> MLPDenoiser:
-    """Diffusion-QL's network on noisy action, time and encoded observation."""
-    return MLPDenoiser(actions.size, width, layers, conditions={"observation": features})
+class ReLUDenoiser(MLPDenoiser):
+    """The same network with ReLU, which fits policies with sharp decisions in far fewer updates, and costs less."""
+
+    def _body(self, inputs: int, width: int, layers: int, features: int) -> nn.Module:
+        return mlp((inputs, *[width] * layers, features), nn.ReLU)
+
+
+DENOISERS = {"relu": ReLUDenoiser, "mish": MLPDenoiser}
+
+
+def make_denoiser(actions: Actions, features: int, width: int, layers: int, activation: str) -> MLPDenoiser:
+    """A network on noisy action, time and encoded observation; activation mish is Diffusion-QL's own."""
+    return DENOISERS[activation](actions.size, width, layers, conditions={"observation": features})

@@ -11,8 +11,8 @@ There is no official code; every constant is ours, see docs/deviations.md.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,18 +21,13 @@ from madiff.data.encoding import ObservationEncoder
 from madiff.data.store import EpisodeStore
 from madiff.data.windows import WindowSampler
 from madiff.diffusion.ema import EMA
-from madiff.interfaces import EnvironmentSpec, UserError
+from madiff.interfaces import EnvironmentSpec, UserError, within
 from madiff.policies.action_diffusion import ActionDiffusion, make_denoiser
 from madiff.policies.actions import Actions, ContinuousActions, DiscreteActions
 from madiff.policies.dom2_policy import DOM2Policy
 from madiff.values import ActorCritic, RewardScale, Target, Transitions, td_target, transition_source
 
 NAME = "dom2"
-
-
-def within(low: float, high: float, default: float) -> Any:
-    """An option with its smallest and largest legal value."""
-    return field(default=default, metadata={"minimum": low, "maximum": None if high == math.inf else high})
 
 
 @dataclass
@@ -46,7 +41,8 @@ class Config:
     gradient_clip: float = within(0.0, math.inf, 10.0)
     width: int = 128
     layers: int = 2
-    normalizer: str = "gaussian"
+    activation: Literal["relu", "mish"] = "relu"
+    normalizer: str = "cdf"
     # critics
     discount: float = within(0.0, 1.0, 0.95)
     target_rate: float = within(0.0, 1.0, 0.02)
@@ -57,14 +53,14 @@ class Config:
     schedule: Literal["vp", "cosine", "linear", "flow"] = "cosine"
     diffusion_steps: int = 10
     parametrization: Literal["epsilon", "x0", "v", "flow"] = "x0"
-    value_batch: int = 64
-    q_weight: float = within(0.0, math.inf, 5.0)
+    value_batch: int = 256
+    q_weight: float = within(0.0, math.inf, 1.0)
     sharpness: float = within(0.0, math.inf, 4.0)
     # data
     thresholds: tuple[float, ...] = (0.5, 0.75, 0.9)
     # averaged weights act
     ema_decay: float = within(0.0, 1.0, 0.995)
-    ema_every: int = 5
+    ema_every: int = 1
     ema_start: int = within(0, math.inf, 500)
     # acting
     solver: str = "dpmpp2m"
@@ -91,8 +87,9 @@ class DOM2(ActorCritic):
         )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.actor = make_denoiser(self.actions, self.encoder.features, config.width, config.layers).to(device)
-            self.critic = self.actions.critic(self.encoder.features, config.width, config.layers).to(device)
+            features, width, layers = self.encoder.features, config.width, config.layers
+            self.actor = make_denoiser(self.actions, features, width, layers, config.activation).to(device)
+            self.critic = self.actions.critic(features, width, layers).to(device)
         self.target = Target(self.critic, config.target_rate)
         self.average = EMA(self.actor, config.ema_decay, config.ema_every, config.ema_start)
         super().__init__(

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from madiff.diffusion.ema import EMA
+from madiff.diffusion.training import NamedWeights
 from madiff.values.targets import Target
 
 
-class ActorCritic:
+class ActorCritic(NamedWeights):
     """Base of learners with several networks under optimisers of their own (Adam).
 
     networks: what is trained, by name; learning_rates: of every network, by the same names; fixed: what is fitted to
@@ -62,14 +63,6 @@ class ActorCritic:
             "fixed": self.fixed,
         }
         return {f"{group}.{name}": module for group, members in groups.items() for name, module in members.items()}
-
-    def weights(self) -> dict[str, Tensor]:
-        return {f"{part}.{key}": v for part, module in self._parts().items() for key, v in module.state_dict().items()}
-
-    def load_weights(self, weights: dict[str, Tensor]) -> None:
-        for part, module in self._parts().items():
-            prefix = f"{part}."
-            module.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
 
     def training_state(self) -> dict[str, Any]:
         optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from madiff.diffusion.ema import EMA
-from madiff.diffusion.objective import consistency_loss, denoising_loss
+from madiff.diffusion.objective import agreement_loss, consistency_loss, denoising_loss
 from madiff.diffusion.parametrization import make_parametrization
 from madiff.diffusion.schedule import make_schedule
 
@@ -176,3 +176,27 @@ def test_moving_average_is_saved_and_loaded():
     assert torch.equal(first.model.weight, second.model.weight)
     with pytest.raises(ValueError, match="allowed: "):
         EMA(nn.Linear(2, 2), decay=1.0)
+
+
+def test_agreement_loss_is_denoising_of_both_views_plus_their_difference():
+    schedule, views = make_schedule("cosine"), 3
+    x0 = torch.randn(views, 4, 3, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64).repeat(2, 1, 1, 1)
+    known = torch.zeros(x0.shape, dtype=torch.bool)
+    known[:views, :, 0], known[views:, :, 1] = True, True
+    seen = []
+
+    def denoiser(x, t, cond):
+        seen.append((x, t))
+        return 0.3 * x + torch.arange(2 * views).view(-1, 1, 1, 1)  # what the views say differs
+
+    loss, metrics = agreement_loss(
+        denoiser, x0, {}, schedule=schedule, parametrization=make_parametrization("x0", schedule),
+        known_mask=known.double(), weight=(~known).double(), agreement=2.0, generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    x, t = seen[0]
+    assert torch.equal(t[:views], t[views:]) and torch.equal(x[:views, :, 2], x[views:, :, 2])
+    assert torch.equal(x[known], x0[known])
+    said = denoiser(x, t, {})
+    denoising, difference = (said - x0)[~known].square().mean(), torch.tensor(views**2.0)  # agent 2 is known to none
+    assert metrics["difference"].item() == pytest.approx(difference.item())
+    assert loss.item() == pytest.approx((denoising + 2.0 * difference).item())

@@ -14,16 +14,8 @@ from madiff.experiment import seeding
 from madiff.interfaces import EnvironmentSpec
 from tests.learn.test_smac_like import mean_return, problem, train  # noqa: F401  (a fixture)
 
-pytestmark = pytest.mark.learn
+pytestmark = [pytest.mark.learn, pytest.mark.usefixtures("one_thread")]
 AGENTS, ACTIONS, EPISODES = 3, 4, 3000
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def observe(step, rich):

@@ -10,17 +10,9 @@ from madiff import build, collection
 from madiff.experiment.rollout import evaluate
 from tests.learn.test_smac_like import train
 
-pytestmark = pytest.mark.learn
+pytestmark = [pytest.mark.learn, pytest.mark.usefixtures("one_thread")]
 SMALL = {"width": 64, "layers": 2, "inverse_width": 128, "history": 1, "learning_rate": 2e-3}
 UPDATES, GAMES = 1000, 300
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +49,24 @@ def test_a_critic_chooses_among_the_plans_of_random_play(xor):
     random = collection.collect("xor", xor.options, "random", 1000, seed=0, progress=False)
     policy = train("madiff-c", xor, random, UPDATES, candidates=8, temperature=1.0, **SMALL)
     assert won(xor, policy) >= 0.9
+
+
+@pytest.fixture(scope="module")
+def landmarks():
+    """A team of demonstrators gets 631; each agent drawing its own share of it 495, its most likely action 400."""
+    problem = build.make_problem({"name": "particle"}, None, "multimodal", torch.device("cpu"))
+    data = collection.collect("particle", problem.options, "expert", 2000, seed=0, progress=False)
+    return problem, data
+
+
+def test_one_plan_for_the_team_shares_out_the_landmarks(landmarks):
+    problem, data = landmarks
+    assert won(problem, train("madiff-c", problem, data, 1600, ema_every=2, **SMALL)) >= 590
+
+
+def test_agents_trained_to_agree_share_out_the_landmarks_apart(landmarks):
+    problem, data = landmarks
+    policy = train("madiff-d", problem, data, 1600, ema_every=2, agreement=1.0, temperature=0.7, **SMALL)
+    together = won(problem, policy)
+    policy.config.common_noise = False
+    assert together >= 535 and together > won(problem, policy)

@@ -11,7 +11,8 @@ from madiff.data.store import EpisodeStore
 from madiff.experiment.rollout import rollout
 from madiff.interfaces import EnvironmentSpec, UserError
 from madiff.planners import madiff_c, madiff_d
-from madiff.planners.madiff import MADiff, Preprocessing
+from madiff.planners.madiff import MADiff
+from madiff.planners.preprocessing import Preprocessing
 
 CPU = torch.device("cpu")
 SMALL = {"width": 16, "layers": 1, "heads": 2, "inverse_width": 16, "batch_size": 8, "ema_start": 0, "ema_every": 1}
@@ -53,7 +54,7 @@ def store(agents: int = 3, discrete: bool = True, episodes: int = 6) -> EpisodeS
 
 @pytest.mark.parametrize("now", [0, 2])
 def test_condition_against_brute_force(now):
-    preprocessing = Preprocessing(madiff_d.Config(), spec())
+    preprocessing = Preprocessing(spec(), "cdf")
     x = torch.randn(2, now + 4, 3, preprocessing.features)
     visible = torch.tensor([[True, False, True], [False, True, False]])
     value, mask = preprocessing.condition(x, visible, now)
@@ -241,3 +242,19 @@ def test_a_rollout_tells_the_policy_its_rewards(problem_on_3m):
     run = rollout(env, policy, seed=0)
     assert len(told) == run.lengths.max()
     assert torch.allclose(torch.stack(told).sum(0).mean(1).double(), torch.as_tensor(run.returns), atol=1e-4)
+
+
+def test_another_ego_is_never_the_same_and_every_other_as_likely():
+    method, generator = learner(madiff_d, agents=4, agreement=1.0), torch.Generator().manual_seed(0)
+    visible = method.visible(6000, generator)
+    other = method.another(visible, generator)
+    assert (other.sum(-1) == 1).all() and not (other & visible).any()
+    for ego in range(4):
+        counts = other[visible[:, ego]].float().mean(0)
+        assert torch.allclose(counts[torch.arange(4) != ego], torch.tensor(1 / 3), atol=0.05)
+
+
+@pytest.mark.parametrize(("room", "agents"), [(madiff_c, 3), (madiff_d, 1)])
+def test_agreement_needs_agents_that_plan_apart(room, agents):
+    with pytest.raises(UserError, match=r"algo\.agreement"):
+        MADiff(room.Config(**SMALL, agreement=1.0), spec(agents), CPU, seed=0)

@@ -38,8 +38,9 @@ def twins(**options) -> tuple[dom2.DOM2, DiffusionQL]:
     """DOM2 with one agent reduced to Diffusion-QL, and the reference with the same weights."""
     method = learner(
         False, 1, solver="ddpm", schedule="vp", diffusion_steps=5, sampler_steps=5, parametrization="epsilon",
-        conservative_weight=0.0, thresholds=(), discount=0.97, target_rate=0.05, q_weight=0.7, ema_decay=0.9,
-        gradient_clip=1e9, normalizer="none", actor_learning_rate=3e-3, critic_learning_rate=3e-3, **options,
+        activation="mish", conservative_weight=0.0, thresholds=(), discount=0.97, target_rate=0.05, q_weight=0.7,
+        ema_decay=0.9, gradient_clip=1e9, normalizer="none", actor_learning_rate=3e-3, critic_learning_rate=3e-3,
+        **options,
     )  # fmt: skip
     state = method.encoder.features
     reference = DiffusionQL(state, 5, 16, T=5, gamma=0.97, tau=0.05, eta=0.7, rate=3e-3, ema=0.9)
@@ -191,10 +192,10 @@ def test_padded_dimensions_stay_zero():
 
 @pytest.mark.parametrize("discrete", [False, True])
 def test_no_agent_sees_another(discrete):
-    policy = trained(discrete, common_noise=True).policy()
-    observations = torch.rand(40, 3, 4)
+    policy = trained(discrete, updates=0, common_noise=True, normalizer="none").policy()
+    observations = 20 * torch.randn(40, 3, 4)
     changed = observations.clone()
-    changed[:, 1:] = torch.rand(40, 2, 4)
+    changed[:, 1:] = 20 * torch.randn(40, 2, 4)
     results = []
     for given in (observations, changed):
         policy.reset(seed=0, n=40)
