@@ -28,6 +28,7 @@ _ENVIRONMENTS = {
     "xor": "envs.xor",
     "bridge": "envs.bridge",
     "maze": "envs.maze",
+    "crossing": "envs.crossing",
     "pettingzoo": "envs.pettingzoo_env",
     "mamujoco": "envs.mamujoco",
 }
