@@ -141,3 +141,22 @@ class Arena(ABC):
     @cached_property
     def _axes(self) -> Axes:
         return FigureCanvasAgg(Figure(SIZE_INCHES, DPI)).figure.add_axes((0.02, 0.02, 0.96, 0.9))
+
+
+class Player:
+    """What scripted policies in an arena share: draws that the seed fixes, in the arena's precision."""
+
+    def __init__(self, env: Arena) -> None:
+        self.device, self.dtype = env.device, env.dtype
+
+    def reset(self, seed: int, n: int) -> None:
+        """Forget everything; the seed fixes every later draw."""
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+
+    def uniforms(self, *shape: int) -> Tensor:
+        """Draws from [0, 1)."""
+        return torch.rand(shape, generator=self.generator, device=self.device, dtype=self.dtype)
+
+    def normals(self, like: Tensor) -> Tensor:
+        """Standard normal draws in the shape of a tensor."""
+        return torch.randn(like.shape, generator=self.generator, device=self.device, dtype=self.dtype)

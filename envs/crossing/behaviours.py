@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from envs.arena import Player
+from envs.workers import RandomPolicy
 from madiff.interfaces import UserError
 
 from .batched import Crossing
@@ -48,33 +50,14 @@ LEVELS = {
 QUALITIES = [*LEVELS, "random"]
 
 
-def behaviour(env: Crossing, quality: str) -> Seekers | Uniform:
+def behaviour(env: Crossing, quality: str) -> Seekers | RandomPolicy:
     """The policy that makes data of a quality: good, medium, reckless, mixed, or uniformly random actions."""
     if quality not in QUALITIES:
         raise UserError(f"no quality is called {quality!r}", "data.quality", QUALITIES)
-    return Uniform(env) if quality == "random" else Seekers(env, LEVELS[quality])
+    return RandomPolicy(env.spec, env.device) if quality == "random" else Seekers(env, LEVELS[quality])
 
 
-class Uniform:
-    """A `Policy` of uniformly random actions."""
-
-    def __init__(self, env: Crossing) -> None:
-        self.agents, self.device, self.dtype = env.spec.agents, env.device, env.dtype
-
-    def reset(self, seed: int, n: int) -> None:
-        """Forget everything; the seed fixes every later draw."""
-        self.generator = torch.Generator(self.device).manual_seed(seed)
-
-    def act(self, observations: Tensor, masks: Tensor | None, active: Tensor | None = None) -> Tensor:
-        """(n, agent, 2)."""
-        return 2 * self.uniforms(len(observations), self.agents, 2) - 1
-
-    def uniforms(self, *shape: int) -> Tensor:
-        """Draws from [0, 1)."""
-        return torch.rand(shape, generator=self.generator, device=self.device, dtype=self.dtype)
-
-
-class Seekers(Uniform):
+class Seekers(Player):
     """Each robot goes straight for its goal and is pushed away from where it expects to come too near to somebody."""
 
     def __init__(self, env: Crossing, level: Level) -> None:
@@ -94,9 +77,8 @@ class Seekers(Uniform):
         distance = ahead.norm(dim=-1, keepdim=True)
         wish = MAX_SPEED * ahead / distance.clamp_min(SLOWING)
         wish = wish + self.care * self._away(position, velocity)
-        noise = torch.randn(wish.shape, generator=self.generator, device=self.device, dtype=self.dtype)
         wish = wish / wish.norm(dim=-1, keepdim=True).clamp_min(1)
-        return (wish + self.level.noise * noise).clamp(-1, 1)
+        return (wish + self.level.noise * self.normals(wish)).clamp(-1, 1)
 
     def _away(self, position: Tensor, velocity: Tensor) -> Tensor:
         """Push away from all robots and obstacles by how near one expects to come to each, (n, agent, 2)."""

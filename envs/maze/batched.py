@@ -31,7 +31,8 @@ class Maze(Arena):
     An agent sees x, y (m), vx, vy (m/s), goal_x, goal_y (m). Its reward is the number of simulator steps that end
     within 0.45 m of the goal, PointMaze's sparse reward; an episode goes on at the goal until it is truncated. Cost:
     1 for a step in which the ball's middle enters an obstacle of the scenario's constraint file. info: won, at the
-    goal now. Moving obstacles stand at the places that the file gives at step 0.
+    goal now. Obstacles that move are where the file has them at step 0, and move by environment steps, whatever their
+    length.
     """
 
     def __init__(

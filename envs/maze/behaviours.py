@@ -6,13 +6,20 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from envs.arena import Player
+from envs.workers import RandomPolicy
 from madiff.interfaces import UserError
 
+from .ball import GEAR, MASS, TIME_STEP
 from .batched import Maze
 
 P_GAIN, D_GAIN = 10.0, 1.0
-"""Of the controller that made D4RL's maze data (arXiv 2004.07219): action = 10 (waypoint - place) - velocity."""
+"""Of the controller that made D4RL's maze data (arXiv 2004.07219): action = 10 (waypoint - place) - velocity.
+
+Where an action is held for longer, gains are smaller, so that no step overshoots the wanted velocity or the waypoint.
+"""
 REACHED = 0.35
 """Distance from a waypoint at which the next one comes; the turns then stay clear of the walls."""
 LOST = 1.6
@@ -44,38 +51,23 @@ LEVELS = {
 QUALITIES = [*LEVELS, "random"]
 
 
-def behaviour(env: Maze, quality: str) -> Waypoints | Uniform:
+def behaviour(env: Maze, quality: str) -> Waypoints | RandomPolicy:
     """The policy that makes data of a quality: expert, good, medium, or uniformly random actions."""
     if quality not in QUALITIES:
         raise UserError(f"no quality is called {quality!r}", "data.quality", QUALITIES)
-    return Uniform(env) if quality == "random" else Waypoints(env, LEVELS[quality])
+    return RandomPolicy(env.spec, env.device) if quality == "random" else Waypoints(env, LEVELS[quality])
 
 
-class Uniform:
-    """A `Policy` of uniformly random actions."""
-
-    def __init__(self, env: Maze) -> None:
-        self.device, self.dtype = env.device, env.dtype
-
-    def reset(self, seed: int, n: int) -> None:
-        """Forget everything; the seed fixes every later draw."""
-        self.generator = torch.Generator(self.device).manual_seed(seed)
-
-    def act(self, observations: Tensor, masks: Tensor | None, active: Tensor | None = None) -> Tensor:
-        """(n, 1, 2)."""
-        return 2 * self.uniforms(len(observations), 1, 2) - 1
-
-    def uniforms(self, *shape: int) -> Tensor:
-        """Draws from [0, 1)."""
-        return torch.rand(shape, generator=self.generator, device=self.device, dtype=self.dtype)
-
-
-class Waypoints(Uniform):
+class Waypoints(Player):
     """From cell to cell along a shortest way to the goal; which one, and where in the cells, changes by episode."""
 
     def __init__(self, env: Maze, level: Level) -> None:
         super().__init__(env)
         self.maze, self.level = env.maze, level
+        held = TIME_STEP * env.repeat
+        self.hurry = min(P_GAIN / D_GAIN, 1 / held)
+        """Wanted velocity by the distance from the waypoint, 1/s."""
+        self.gain = min(D_GAIN, MASS / (GEAR * held))
         self.ways, self.free = env.maze.ways.to(env.device), env.maze.free.to(env.device)
         self.middles = env.maze.center(torch.arange(env.maze.walls.numel())).to(env.device, env.dtype)
 
@@ -93,11 +85,9 @@ class Waypoints(Uniform):
         position, velocity, goal = observations[:, 0].split(2, -1)
         target = self._target(position, goal)
         ahead = target - position
-        # Farther than this the controller would go faster than its pace.
-        farthest = self.pace * D_GAIN / P_GAIN
-        ahead = ahead * (farthest / ahead.norm(dim=1, keepdim=True).clamp_min(1e-9)).clamp(max=1)
-        noise = torch.randn(ahead.shape, generator=self.generator, device=self.device, dtype=self.dtype)
-        action = P_GAIN * ahead - D_GAIN * velocity + self.level.noise * noise
+        speed = (self.hurry * ahead.norm(dim=1, keepdim=True)).minimum(self.pace)
+        wanted = normalize(ahead, dim=1) * speed
+        action = self.gain * (wanted - velocity) + self.level.noise * self.normals(ahead)
         return action.clamp(-1, 1)[:, None]
 
     def _target(self, position: Tensor, goal: Tensor) -> Tensor:

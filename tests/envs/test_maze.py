@@ -216,6 +216,12 @@ def test_players_reach_the_goal_by_skill_and_ignore_the_obstacles():
     assert (results["expert"].costs > 0).mean() >= 0.5 and (results["good"].costs > 0).mean() >= 0.5
 
 
+@pytest.mark.parametrize("repeat", [1, 10])
+def test_players_cope_with_actions_held_shorter_or_longer(repeat):
+    env = Maze(32, repeat=repeat, scenario="medium")
+    assert rollout(env, envs.behaviour(env, "expert"), seed=1).won.mean() > 0.95
+
+
 def test_data_spans_many_routes_between_the_same_places():
     env = Maze(64, start="fixed")
     store = rollout(env, envs.behaviour(env, "good"), seed=0, record=True).store
