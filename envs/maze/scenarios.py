@@ -44,7 +44,7 @@ SCENARIOS = {
     scenario.name: scenario
     for scenario in (
         Scenario("large", LARGE, 800, 8.0, ((1, 3), (7, 9))),
-        Scenario("medium", MEDIUM, 600, 5.0, ((1, 1), (6, 1))),
+        Scenario("medium", MEDIUM, 600, 5.0, ((1, 1), (6, 6))),
         Scenario("umaze", UMAZE, 300, 3.0, ((1, 1), (3, 1))),
         Scenario("narrow", LARGE, 800, 8.0, ((1, 3), (7, 9))),
         Scenario("moving", ROOM, 600, 8.5, ((4, 1), (4, 9))),

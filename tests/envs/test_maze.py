@@ -158,6 +158,13 @@ def test_the_fixed_pair_is_the_same_for_all():
     assert env.reset(0).observations[:, 0].tolist() == [[-2.5, 3.0, 0.0, 0.0, 3.5, -3.0]] * 5
 
 
+@pytest.mark.parametrize("scenario", [name for name in SCENARIOS if name != "umaze"])
+def test_the_fixed_pair_is_hard(scenario):
+    env = Maze(8, scenario=scenario, start="fixed")
+    result = rollout(env, envs.behaviour(env, "expert"), seed=0)
+    assert result.won.all() and (result.costs > 0).all()
+
+
 @pytest.mark.parametrize("scenario", list(SCENARIOS))
 def test_cost_is_paid_exactly_where_the_file_says(scenario):
     env = Maze(200, scenario=scenario, repeat=1, float64=True)
