@@ -27,8 +27,8 @@ RING = 2.2
 JITTER = 0.25
 """Largest turn of a start or goal, as a share of the angle between neighbours."""
 GOAL_RADIUS = 0.15
-ARRIVAL = 1.0
-"""Paid to a robot once, at its first step at the goal."""
+ARRIVAL, LATENESS = 1.0, 0.01
+"""Paid to a robot once, at its first step at the goal, and by it in every step that ends away from the goal."""
 MARGIN = 0.015
 """By how much the constraint file keeps a robot's edge from an obstacle's edge."""
 OWN = ("x", "y", "vx", "vy", "goal_x", "goal_y")
@@ -43,9 +43,10 @@ class Crossing(Arena):
 
     An agent sees its own x, y, vx, vy, goal_x, goal_y, then dx_1, dy_1, dx_2, ...: where the others are from it, in the
     order of their indices. Its reward is by how much it came nearer to the goal, as a share of the circle's diameter,
-    and 1 when it first arrives, within 0.15 m. Cost: 1 in a step in which it touches a robot or an obstacle at any
-    moment; nobody is stopped. Terminated when all are at their goals at once. info: won, all are there; arrived
-    (copies, agent), at its goal now; collisions (copies, agent), robots and obstacles touched within the step.
+    1 when it first arrives, within 0.15 m, and -0.01 in a step that ends farther away. Cost: 1 in a step in which it
+    touches a robot or an obstacle at any moment; nobody is stopped. Terminated when all are at their goals at once.
+    info: won, all are there; arrived (copies, agent), at its goal now; collisions (copies, agent), robots and obstacles
+    touched within the step.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Crossing(Arena):
         touched = touched + (from_points(before, position, self.centers) < RADIUS + self.sizes).sum(-1)
         arrived = near(position, goal)
         progress = ((before - goal).norm(dim=-1) - (position - goal).norm(dim=-1)) / (2 * RING)
-        rewards = progress + ARRIVAL * (arrived & ~state["arrived_before"])
+        rewards = progress + ARRIVAL * (arrived & ~state["arrived_before"]) - LATENESS * ~arrived
         after = {"position": position, "velocity": velocity, "arrived_before": state["arrived_before"] | arrived}
         return after, rewards, (touched > 0).to(self.dtype), {"collisions": touched}
 
