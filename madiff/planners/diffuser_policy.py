@@ -14,7 +14,7 @@ from madiff.diffusion.sampler import Sampler
 from madiff.diffusion.solvers import make_solver
 from madiff.interfaces import Hook
 from madiff.planners.diffuser_encoding import dimensions
-from madiff.planners.planner import Chooser, Watch
+from madiff.planners.planner import Chooser, Planned, Watch
 from madiff.values.plan_values import ReturnGuidance
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ CONTROLLERS = ("plan", "inverse", "track")
 class DiffuserPolicy:
     """One plan for the team every `execute` steps, for all environments in one batch.
 
-    guide: takes the place of the planner's own value guidance; chooser: of its choice of the largest expected return.
+    guide: takes the place of the planner's own value guidance; chooser: of its choice of the largest expected return;
+    watch is shown every plan that is carried out.
     context: tensors (n, ...) by name that the caller may set before any step; hooks and chooser find them, and `time`,
     the steps since `reset`, of the environment that is planned for.
     """
@@ -88,21 +89,27 @@ class DiffuserPolicy:
         control = {"plan": self._action, "inverse": self._inverse, "track": self._track}[self.config.controller]
         return control(min(step, self.config.horizon - 1), observations, masks)
 
-    def sample(self, observations: Tensor, noise: Tensor, told: dict[str, Tensor], cond: dict[str, Tensor]) -> Tensor:
-        """Plans (B, candidates, T, agent, F) from raw observations (B, agent, O).
+    def sample(
+        self, known: tuple[Tensor, Tensor], noise: Tensor, told: dict[str, Tensor], cond: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, list[Tensor]]]:
+        """Plans (B, candidates, T, agent, F), and what hooks reported.
 
-        noise (B, candidates, T, agent, F) ~ N(0, I); told: context of the hooks; cond: of the denoiser, led by B.
+        known: value and mask (B, T, agent, F); noise (B, candidates, T, agent, F) ~ N(0, I); told: context of the
+        hooks; cond: of the denoiser, led by B.
         """
-        start = torch.cat([noise.new_zeros(*observations.shape[:-1], self.encoder.action_size),
-                           self.encoder.encode(observations)], dim=-1)  # fmt: skip
-        start = start[:, None].expand(-1, self.config.horizon, -1, -1)
+        drawn = self.sampler.sample(
+            self.denoiser, known[0].shape, steps=self.config.sampler_steps, generator=self.generator, cond=cond,
+            known=known, candidates=noise.shape[1], temperature=self.config.temperature, noise=noise.flatten(0, 1),
+            context=told,
+        )  # fmt: skip
+        return drawn.x.view_as(noise), drawn.info
+
+    def _known(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """In-painting of plans (B, T, agent, F) from raw observations (B, agent, O)."""
+        nothing = observations.new_zeros(*observations.shape[:-1], self.encoder.action_size)
+        start = torch.cat([nothing, self.encoder.encode(observations)], dim=-1)
         goals = self.encoder.goals(observations) if self.config.goal else None
-        x = self.sampler.sample(
-            self.denoiser, start.shape, steps=self.config.sampler_steps, generator=self.generator, cond=cond,
-            known=self.encoder.known(start, goals), candidates=noise.shape[1], temperature=self.config.temperature,
-            noise=noise.flatten(0, 1), context=told,
-        ).x  # fmt: skip
-        return x.view_as(noise)
+        return self.encoder.known(start[:, None].expand(-1, self.config.horizon, -1, -1), goals)
 
     def _plan(self, observations: Tensor, active: Tensor | None) -> None:
         """Replace the plans of the environments that still run; noise is drawn for all, so none depends on others."""
@@ -112,11 +119,12 @@ class DiffuserPolicy:
         running = torch.ones_like(self.budget, dtype=torch.bool) if active is None else active
         for rows in running.nonzero()[:, 0].split(max(1, self.config.plan_batch // self.candidates)):
             mine = {name: value[rows] for name, value in told.items()}
-            plans = self.sample(observations[rows], noise[rows], mine, self._conditions(rows))
+            known = self._known(observations[rows])
+            plans, info = self.sample(known, noise[rows], mine, self._conditions(rows))
             chosen = self._choose(plans, mine)
             self.plans[rows] = chosen
             if self.watch is not None:
-                self.watch(chosen)
+                self.watch(Planned(chosen, known[1].bool(), mine, info))
 
     def _conditions(self, rows: Tensor) -> dict[str, Tensor]:
         """Return and cost still to come, in the scale of the labels, (B, agent, 1) each."""

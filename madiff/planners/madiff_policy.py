@@ -16,7 +16,7 @@ from madiff.diffusion.schedule import Schedule
 from madiff.diffusion.solvers import make_solver
 from madiff.interfaces import EnvironmentSpec, Hook
 from madiff.planners.joint_critic import JointCritic
-from madiff.planners.planner import Chooser, Watch
+from madiff.planners.planner import Chooser, Planned, Watch
 from madiff.planners.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class MADiffPolicy:
     numbers cost no communication and keep the agents' plans consistent. An agent with one legal action (a dead
     one) needs no plan and gets none.
 
-    context: tensors (n, ...) by name that the caller may set before any step; hooks and chooser find them, and `time`,
-    the steps since `reset`, of the environment that is planned for.
+    watch: is shown every plan that is carried out. context: tensors (n, ...) by name that the caller may set before
+    any step; hooks and chooser find them, and `time`, the steps since `reset`, of the environment planned for.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class MADiffPolicy:
         self.critic, self.chooser, self.watch = critic, chooser, watch
         self.candidates = config.candidates if chooser is None else chooser.candidates
         self.context: dict[str, Tensor] = {}
+        self.info: dict[str, list[Tensor]] = {}
         self.config, self.spec, self.preprocessing = config, spec, preprocessing
         self.inverse = networks["inverse"]
         self.denoiser = ClassifierFree(networks["denoiser"], config.guidance_weight)
@@ -86,9 +87,11 @@ class MADiffPolicy:
         at_once = max(1, self.config.plan_batch // self.candidates)
         for rows in torch.arange(len(environment)).split(at_once) if len(environment) else ():
             e, a = environment[rows], ego[rows]
-            plan = self._best_plan(e, a, masks, {name: value[e] for name, value in told.items()})
+            mine = {name: value[e] for name, value in told.items()}
+            plan = self._best_plan(e, a, masks, mine)
             if self.watch is not None:
-                self.watch(plan)
+                known = self._known(self.history[e], a)[1].bool().expand_as(plan)
+                self.watch(Planned(plan, known, mine, self.info))
             actions = self.inverse(*self._transition(plan, e))
             if self.decentralised:
                 output[e, a] = actions[torch.arange(len(a)), a]
@@ -104,17 +107,22 @@ class MADiffPolicy:
         ego (B,): the agent whose observations are visible, ignored when centralised; noise (B * candidates, T, agent,
         F) ~ N(0, I); target (B, agent): the return asked for, 1 = the best in the data; told: context of the hooks.
         """
+        cond = {"returns": target[..., None], "keep": history.new_ones(len(history))}
+        sample = self.sampler.sample(
+            self.denoiser, (len(history), *noise.shape[1:]), steps=self.config.sampler_steps, cond=cond, noise=noise,
+            candidates=len(noise) // len(history), known=self._known(history, ego),
+            temperature=self.config.temperature, generator=self.generator, context=told,
+        )  # fmt: skip
+        self.info = sample.info
+        return sample.x.reshape(noise.shape)
+
+    def _known(self, history: Tensor, ego: Tensor) -> tuple[Tensor, Tensor]:
+        """What plans are told, see `Preprocessing.condition`, from histories (B, history + 1, agent, F)."""
         x = torch.cat([history, history[:, -1:].expand(-1, self.config.horizon, -1, -1)], dim=1)
         visible = torch.ones(x.shape[0], x.shape[2], dtype=torch.bool, device=x.device)
         if self.decentralised:
             visible = torch.arange(x.shape[2], device=x.device) == ego[:, None]
-        cond = {"returns": target[..., None], "keep": x.new_ones(x.shape[0])}
-        sample = self.sampler.sample(
-            self.denoiser, x.shape, steps=self.config.sampler_steps, cond=cond, noise=noise,
-            candidates=len(noise) // len(x), known=self.preprocessing.condition(x, visible, self.config.history),
-            temperature=self.config.temperature, generator=self.generator, context=told,
-        )  # fmt: skip
-        return sample.x.reshape(noise.shape)
+        return self.preprocessing.condition(x, visible, self.config.history)
 
     def _transition(self, plan: Tensor, environment: Tensor) -> tuple[Tensor, Tensor]:
         """The planned observations now and one step on, (B, agent, F) each, under the ablation chosen.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +15,21 @@ from madiff.diffusion.training import GradientLearner
 from madiff.interfaces import EnvironmentSpec, PlanLayout
 from madiff.values.plan_values import PlanValues
 
-Watch = Callable[[Tensor], None]  # is shown the plans (B, T, agent, F) that will be carried out
+
+class Planned(NamedTuple):
+    """What whoever watches is shown.
+
+    plans (B, T, agent, F): those that will be carried out; known: which entries in-painting held, bool, likewise;
+    told: what hooks were told, (B, ...) each; info: what hooks reported of all candidates, in order.
+    """
+
+    plans: Tensor
+    known: Tensor
+    told: dict[str, Tensor]
+    info: dict[str, list[Tensor]]
+
+
+Watch = Callable[[Planned], None]
 
 
 class Chooser(Protocol):

@@ -74,7 +74,7 @@ def learner(agents=1, discrete=False, **options) -> Diffuser:
 
 def planned(policy, observations, **told):
     seen = []
-    policy.watch = seen.append
+    policy.watch = lambda shown: seen.append(shown.plans)
     policy.reset(seed=1, n=len(observations))
     for name, value in told.items():
         setattr(policy, name, value)
@@ -247,10 +247,30 @@ def test_value_guidance_raises_the_return_critics_expect():
 # what becomes of a plan
 
 
+def test_who_watches_is_shown_what_is_carried_out_what_was_held_and_what_hooks_reported():
+    class Reporter(Hook):
+        def final(self, x, ctx):
+            return x, {"rows": x.new_full((len(x),), len(x))}
+
+    for method in (learner(goal=("x",), candidates=3), learner(2)):
+        policy, shown = method.policy([Reporter()]), []
+        policy.watch = shown.append
+        policy.reset(seed=0, n=4)
+        policy.act(states(4, method.spec.agents), None, torch.tensor([True, False, True, True]))
+        (planned,) = shown
+        assert planned.plans.shape == planned.known.shape == (3, 8, method.spec.agents, method.plan_features)
+        actions, first = method.spec.action_size, planned.known[:, 0]
+        assert not first[..., :actions].any() and first[..., actions:].all()
+        held = planned.known[:, -1, :, actions + method.spec.agents :].sum(-1)
+        assert (held == len(method.config.goal)).all()
+        assert planned.told["time"].tolist() == [0.0] * 3
+        assert planned.info["rows"][0].tolist() == [3.0 * method.config.candidates] * (3 * method.config.candidates)
+
+
 def test_planned_actions_are_carried_out_and_plans_kept_for_as_long_as_told():
     method = learner(execute=3)
     policy, seen = method.policy(), []
-    policy.watch = seen.append
+    policy.watch = lambda shown: seen.append(shown.plans)
     policy.reset(seed=0, n=4)
     acted = [policy.act(states(4, seed=k), None) for k in range(7)]
     assert len(seen) == 3
@@ -263,7 +283,7 @@ def test_planned_actions_are_carried_out_and_plans_kept_for_as_long_as_told():
 def test_inverse_dynamics_leads_from_where_the_agents_are(discrete):
     method = learner(2, discrete, controller="inverse", execute=2)
     policy, seen = method.policy(), []
-    policy.watch = seen.append
+    policy.watch = lambda shown: seen.append(shown.plans)
     policy.reset(seed=0, n=4)
     masks = torch.rand(4, 2, 3) < 0.5 if discrete else None
     if discrete:
@@ -283,7 +303,7 @@ def test_tracking_is_a_proportional_and_derivative_controller():
     options = {"positions": ("x", "y"), "velocities": ("vx", "vy"), "gain_position": 0.3, "gain_velocity": 0.2}
     method = learner(controller="track", execute=20, **options)
     policy, seen = method.policy(), []
-    policy.watch = seen.append
+    policy.watch = lambda shown: seen.append(shown.plans)
     policy.reset(seed=0, n=4)
     for step in range(12):
         now = states(4, seed=step)

@@ -60,7 +60,7 @@ def learner(room=diffuser, costs=True, **options):
 def actions(policy, budget=None, n=5, steps=3):
     """What a policy does in a few steps, and what it planned."""
     seen = []
-    policy.watch = seen.append
+    policy.watch = lambda shown: seen.append(shown.plans)
     policy = policy if budget is None else Budgeted(policy, budget)
     policy.reset(seed=1, n=n)
     observations = torch.rand(steps, n, 2, 3, generator=torch.Generator().manual_seed(2))
