@@ -58,7 +58,7 @@ class DiffuserPolicy:
         critics = self.values is not None and (self.candidates > 1 or guides)
         self.parameters = parameters(denoiser) + (self.values.parameters if critics else 0)
         self.parameters += parameters(self.networks["inverse"]) if config.controller == "inverse" else 0
-        calls = 1 + (config.guide_repeats if guides else 0)
+        calls = 1 + sum(getattr(hook, "repeats", 0) for hook in (*guides, *hooks))
         self.network_calls_per_decision = config.sampler_steps * calls / config.execute
 
     def reset(self, seed: int, n: int) -> None:

@@ -57,7 +57,7 @@ class MADiffPolicy:
         self.parameters = sum(p.numel() for p in networks.parameters())
         if self.candidates > 1 and chooser is None:
             self.parameters += sum(p.numel() for p in critic.acting.parameters())
-        self.network_calls_per_decision = config.sampler_steps
+        self.network_calls_per_decision = config.sampler_steps * (1 + sum(getattr(h, "repeats", 0) for h in hooks))
 
     def reset(self, seed: int, n: int) -> None:
         device = self.preprocessing.returns_scale.device

@@ -191,13 +191,14 @@ class Scales(nn.Module):
 class ReturnGuidance(Hook):
     """Diffuser's value guidance (arXiv 2205.09991, algorithm 1): up the gradient of the expected return.
 
-    The return is in units of the data's standard deviation. ctx["time"] (B,): steps since the episode began.
+    The return is in units of the data's standard deviation; `repeats` is how often the critics are asked in a
+    denoising step. ctx["time"] (B,): steps since the episode began.
     """
 
     def __init__(
         self, values: PlanValues, scale: float, repeats: int = 2, t_stop: float = 0.0, variance: str = "posterior"
     ) -> None:
-        self.values = values
+        self.values, self.repeats = values, repeats
         self.climb = partial(GradientGuidance, scale=scale, repeats=repeats, t_stop=t_stop, variance=variance)
         self.climb(lambda x, t: x)  # refuses an unknown variance now
 
