@@ -11,7 +11,8 @@ What differs from the official code is listed in docs/deviations.md.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -21,17 +22,17 @@ from madiff.data.store import EpisodeStore
 from madiff.data.windows import WindowSampler
 from madiff.diffusion.ema import EMA
 from madiff.diffusion.networks.action_head import action_loss
-from madiff.diffusion.networks.transformer import TemporalAgentTransformer
-from madiff.diffusion.networks.unet import AgentAttentionUNet
 from madiff.diffusion.objective import agreement_loss, denoising_loss
 from madiff.diffusion.parametrization import make_parametrization
 from madiff.diffusion.schedule import make_schedule
-from madiff.diffusion.training import GradientLearner
-from madiff.interfaces import EnvironmentSpec, Policy, UserError, within
+from madiff.interfaces import EnvironmentSpec, Hook, PlanLayout, UserError, within
+from madiff.planners.denoisers import NETWORKS, make_denoiser
 from madiff.planners.inverse_dynamics import SHARING, InverseDynamics
-from madiff.planners.joint_critic import EXTRAS, JointCritic
+from madiff.planners.joint_critic import EXTRAS, make_joint_critic
 from madiff.planners.madiff_policy import ABLATIONS, NOISES, MADiffPolicy
+from madiff.planners.planner import Chooser, Planner, Watch, make_layout
 from madiff.planners.preprocessing import Preprocessing
+from madiff.values.plan_values import PlanValueConfig
 
 
 @dataclass
@@ -71,6 +72,8 @@ class Config:
     critic_width: int = 128
     critic_discount: float = within(0.0, 1.0, 0.99)
     expectile: float = within(0.0, 1.0, 0.8)
+    # critics of noisy plans, for budgets of cost
+    values: PlanValueConfig = field(default_factory=PlanValueConfig)
     # averaged weights act
     ema_decay: float = within(0.0, 1.0, 0.995)
     ema_every: int = 5
@@ -97,7 +100,7 @@ class Config:
 
 
 ALLOWED = {
-    "network": ("transformer", "unet"),
+    "network": NETWORKS,
     "normalizer": ("cdf", "limits"),  # plans are clipped to their range, [-1, 1]
     "return_label": ("to-go", "episode"),
     "inverse_dynamics": SHARING,
@@ -129,29 +132,6 @@ def check_agreement(config: Config, spec: EnvironmentSpec) -> None:
         raise UserError(f"{config.batch_size} holds no pair", "algo.batch_size", "at least 2 with algo.agreement")
 
 
-def make_denoiser(config: Config, features: int) -> nn.Module:
-    """The network the configuration names; wrong sizes become a user's error."""
-    conditions = {"returns": 1}
-    length = config.history + 1 + config.horizon
-    try:
-        if config.network == "unet":
-            network = AgentAttentionUNet(
-                features, config.width, config.multipliers, conditions=conditions, attention=config.agent_attention
-            )
-            if length % network.divisor:
-                raise ValueError(
-                    f"a window of {length} steps (history {config.history} + 1 + horizon {config.horizon}) does not "
-                    f"fit this U-Net; allowed: multiples of {network.divisor}"
-                )
-            return network
-        return TemporalAgentTransformer(
-            features, config.width, config.layers, config.heads, max_time=length, conditions=conditions,
-            agent_attention=config.agent_attention,
-        )  # fmt: skip
-    except ValueError as error:
-        raise UserError(str(error), "algo") from error
-
-
 def make_networks(config: Config, spec: EnvironmentSpec, seed: int) -> nn.ModuleDict:
     """Denoiser and inverse dynamics with weights drawn from the seed alone."""
     features = spec.agents + spec.observation_size
@@ -160,28 +140,22 @@ def make_networks(config: Config, spec: EnvironmentSpec, seed: int) -> nn.Module
         inverse = InverseDynamics(
             features, spec.action_size, spec.agents, config.inverse_width, config.inverse_dynamics
         )
-        return nn.ModuleDict({"denoiser": make_denoiser(config, features), "inverse": inverse})
+        length = config.history + 1 + config.horizon
+        return nn.ModuleDict({"denoiser": make_denoiser(config, features, length, {"returns": 1}), "inverse": inverse})
 
 
-def make_critic(config: Config, spec: EnvironmentSpec, device: torch.device, seed: int) -> JointCritic:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        features = spec.agents + spec.observation_size
-        return JointCritic(spec, features, config.critic_width, config.critic_discount, config.expectile, device)
-
-
-class MADiff(GradientLearner):
+class MADiff(Planner):
     """Learner of the joint diffusion model and the inverse dynamics, with one optimiser (total loss 1/2 of each)."""
 
     def __init__(self, config: Config, spec: EnvironmentSpec, device: torch.device, seed: int) -> None:
         check(config)
         check_agreement(config, spec)
-        self.config, self.spec, self.device = config, spec, device
+        self.config, self.spec, self.device, self.seed = config, spec, device, seed
         self.preprocessing = Preprocessing(spec, config.normalizer).to(device)
         self.networks = make_networks(config, spec, seed).to(device)
         self.schedule = make_schedule(config.schedule, steps=config.diffusion_steps)
         self.parametrization = make_parametrization(config.parametrization, self.schedule)
-        self.critic = make_critic(config, spec, device, seed) if config.critic or config.candidates > 1 else None
+        self.critic = make_joint_critic(config, spec, device, seed)
         super().__init__(
             self.networks, self.preprocessing,
             torch.optim.Adam(self.networks.parameters(), lr=config.learning_rate, fused=True),
@@ -196,12 +170,14 @@ class MADiff(GradientLearner):
         self.episode_returns = store.returns().to(self.device)
         if self.critic is not None:
             self.critic.fit(store)
-        return WindowSampler(
+        source = WindowSampler(
             store, history=self.config.history, horizon=self.config.horizon, batch_size=self.config.batch_size,
             device=self.device, discount=self.config.discount,
             observations=self.preprocessing.encode(store.observations.to(self.device)),
             extras=() if self.critic is None else EXTRAS,
         )  # fmt: skip
+        self.fit_values(store, source)
+        return source
 
     def update(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         diffusion = self._diffusion_loss(batch, generator)
@@ -211,6 +187,7 @@ class MADiff(GradientLearner):
         metrics = {"loss": loss, "diffusion_loss": diffusion, "inverse_loss": inverse, "gradient_norm": norm}
         if self.critic is not None:
             metrics |= self.critic.update(batch, self.config.history)
+        metrics |= self.update_values(batch, generator)
         return {name: value.detach() for name, value in metrics.items()}
 
     def visible(self, n: int, generator: torch.Generator) -> Tensor:
@@ -263,10 +240,33 @@ class MADiff(GradientLearner):
         valid = batch["transition_valid"][..., None].expand(output.shape[:-1])
         return action_loss(output, batch["actions"], valid, available, self.spec.discrete)
 
-    def policy(self) -> Policy:
+    @property
+    def plan_features(self) -> int:
+        return self.preprocessing.features
+
+    @property
+    def plan_length(self) -> int:
+        return self.config.history + 1 + self.config.horizon
+
+    def plans(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        x = batch["observations"]
+        value, mask = self.preprocessing.condition(x, self.visible(len(x), generator), self.config.history)
+        return torch.where(mask > 0, value, x), mask
+
+    def layout(self) -> PlanLayout:
+        """What the features of a plan mean: identities, then the observation."""
+        leading = [f"agent_{i}" for i in range(self.spec.agents)]
+        return make_layout(self.spec, leading, self.preprocessing.normalizer, self.config.history)
+
+    def policy(
+        self, hooks: Sequence[Hook] = (), *, guide: Hook | None = None, chooser: Chooser | None = None,
+        watch: Watch | None = None,
+    ) -> MADiffPolicy:  # fmt: skip
+        """The hooks run after clipping and after `guide`; the chooser takes the critic's place."""
+        hooks = hooks if guide is None else [guide, *hooks]
         return MADiffPolicy(
             self.config, self.spec, self.preprocessing, self.ema.model, self.schedule, self.parametrization,
-            self.critic,
+            self.critic, hooks, chooser, watch,
         )  # fmt: skip
 
     def weights(self) -> dict[str, Tensor]:
