@@ -215,7 +215,7 @@ def check_store(store: EpisodeStore, spec: EnvironmentSpec) -> None:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run directory read back: what it was told, where it got to, its policy, and whether its data has costs."""
+    """A run directory read back: what it was told, where it got to, its learner, and whether its data has costs."""
 
     path: Path
     config: TrainConfig
@@ -223,6 +223,7 @@ class TrainedRun:
     step: int
     policy: Policy
     costs: bool
+    learner: Learner
 
 
 def load_run(
@@ -248,6 +249,6 @@ def load_run(
         spec = EnvironmentSpec(**saved.meta["spec"])
         learner = make_learner(config.algo, spec, torch.device(device), config.seed)
         learner.load_weights(saved.weights())
-        return TrainedRun(path, config, spec, saved.step, learner.policy(), saved.meta["costs"])
+        return TrainedRun(path, config, spec, saved.step, learner.policy(), saved.meta["costs"], learner)
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{saved.path} does not fit {path / 'config.yaml'} ({error})", "run") from error
