@@ -48,7 +48,7 @@ class Config:
     return they end, and how much less an episode may return than the one nearest, in shares of the returns' range.
     """
 
-    steps: int = 6000
+    steps: int = 4000
     batch_size: int = 512
     learning_rate: float = within(0.0, math.inf, 1e-3)
     weight_decay: float = within(0.0, math.inf, 1e-4)

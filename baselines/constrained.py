@@ -28,8 +28,8 @@ def team_costs(costs: Tensor) -> Tensor:
 
 
 def episode_costs(store: EpisodeStore) -> Tensor:
-    """(E,) float64: undiscounted sum of each episode's costs over all steps and agents."""
-    return store.team_costs() * store.agents
+    """(E,) float64: undiscounted sum of the team's costs in each episode."""
+    return as_rewards(store).team_returns()
 
 
 def as_rewards(store: EpisodeStore) -> EpisodeStore:
@@ -123,7 +123,7 @@ class PIDMultiplier(nn.Module):
 class ConstrainedConfig:
     """Options of every safe baseline with critics. cost_limit: the team's cost budget per episode."""
 
-    steps: int = 6000
+    steps: int = 4000
     batch_size: int = 256
     learning_rate: float = within(0.0, math.inf, 1e-3)
     gradient_clip: float = within(0.0, math.inf, 10.0)

@@ -2,12 +2,12 @@
 
 The cost critic is pushed up, with a weight of its own, at actions far from the data: those samples of the policy at
 which the latent of an autoencoder diverges most. The reward critic's future, and the actor's gradient, count only where
-the cost value is within the discounted budget. Where it is so nowhere the actor stands still, the method's known way to
-collapse.
+the cost value is within the discounted budget. As published, an actor that is unsafe everywhere stands still for ever.
 
 Deviations: the push reaches the trained critic and uses actions the policy can take (in OSRL's code it falls on the
 slow critic, without effect, at actions before the tanh); it is the mean over the far actions alone (there zeros are
-averaged in); an unsafe future is worth the worst reward for ever, which is the paper's zero where no reward is
+averaged in), of a part of the batch; where the policy is unsafe it goes down the cost value, or stands still with
+`recovery=0`; an unsafe future is worth the worst reward for ever, which is the paper's zero where no reward is
 negative; rewards and costs are scaled, the limits with them; a termination ends the costs; the weight's rate, widths,
 learning rates, batch, updates and target rate are this suite's.
 """
@@ -38,16 +38,19 @@ LOG_WEIGHT = (-5.0, 5.0)
 class Config(ConstrainedConfig):
     """samples: of the policy in every state, among which those beyond the quantile `far` of divergence are unknown.
 
-    unknown_limit: the least cost value an unknown action should have, in budgets; weight_rate: how fast the push's
-    weight follows.
+    unknown_batch: states of the batch that the push is measured on; unknown_limit: the least cost value an unknown
+    action should have, in budgets; weight_rate: how fast the push's weight follows; recovery: weight of the excess of
+    cost where the policy is unsafe.
     """
 
     actor_learning_rate: float = within(0.0, math.inf, 3e-4)
     samples: int = 10
+    unknown_batch: int = 64
     far: float = within(0.0, 1.0, 0.75)
     unknown_limit: float = within(0.0, math.inf, 1.5)
     weight_rate: float = within(0.0, math.inf, 1e-3)
     divergence_weight: float = within(0.0, math.inf, 0.5)
+    recovery: float = within(0.0, math.inf, 1.0)
 
 
 class SquashedGaussian:
@@ -140,7 +143,7 @@ class CPQ(ConstrainedActorCritic):
             cost_target = td_target(costs, steps.terminated, cost, discount)
         error = self.networks["critic"](steps.observations, steps.actions) - target
         cost_error = self.networks["cost_critic"](steps.observations, steps.actions) - cost_target
-        unknown = self.unknown_cost(steps.observations, generator)
+        unknown = self.unknown_cost(steps.observations[: self.config.unknown_batch], generator)
         pushed = cost_error.square().mean((1, 2)).sum() - self.push() * unknown
         return {"critic": error.square().mean((1, 2)).sum(), "cost_critic": pushed}, unknown.detach()
 
@@ -155,11 +158,12 @@ class CPQ(ConstrainedActorCritic):
         return (far * cost).sum() / far.sum()
 
     def actor_loss(self, steps: Transitions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """-mean of Q where Q_c is within the limit, and Q_c (B, agent)."""
+        """-mean of Q where Q_c is within the limit, and of recovery (limit - Q_c) elsewhere; and Q_c (B, agent)."""
         actions = self.draw(steps.observations, generator)[0]
         cost = self.networks["cost_critic"](steps.observations, actions).amin(0)
         value = self.networks["critic"](steps.observations, actions).amin(0) - self.floor.value
-        return -torch.where(cost <= self.limit(), value, 0.0).mean(), cost
+        excess = cost - self.limit()
+        return -torch.where(excess <= 0, value, -self.config.recovery * excess).mean(), cost
 
     def draw(self, observations: Tensor, generator: torch.Generator, samples: int = 1) -> Tensor:
         """Actions (samples, B, agent, D) of the policy at observations (B, agent, F)."""

@@ -102,18 +102,28 @@ def test_an_unsafe_future_is_worth_the_least(truncated):
         assert worst >= 0 and float(made.floor.value) == 0.0
 
 
-def test_the_actor_stands_still_where_it_is_unsafe(monkeypatch):
-    made, batch, drawn = prepared(monkeypatch)
+@pytest.mark.parametrize("recovery", [0.0, 0.5])
+def test_the_actor_climbs_where_it_is_safe_and_recovers_or_stands_still_elsewhere(monkeypatch, recovery):
+    made, batch, drawn = prepared(monkeypatch, recovery=recovery)
     steps, _ = made.constrained_steps(batch)
     actions = drawn[:1].clone().requires_grad_()
     monkeypatch.setattr(made, "draw", lambda o, g, samples=1: actions)
-    cost = made.networks["cost_critic"](steps.observations, actions[0]).amin(0)
-    limit = put_limit_at_the_middle(monkeypatch, made, cost)
-    loss, found = made.actor_loss(steps, torch.Generator())
-    moved = torch.autograd.grad(loss, actions)[0][0].abs().sum(-1) > 0
-    assert torch.equal(moved, found <= limit) and bool(moved.any()) and not bool(moved.all())
-    value = made.networks["critic"](steps.observations, actions[0]).amin(0) - made.floor.value
-    assert math.isclose(float(loss), -float((value * moved).mean()), rel_tol=1e-4, abs_tol=1e-6)
+    costs = made.networks["cost_critic"](steps.observations, actions[0]).amin(0)
+    limit = put_limit_at_the_middle(monkeypatch, made, costs)
+    loss, _ = made.actor_loss(steps, torch.Generator())
+    moved = torch.autograd.grad(loss, actions, retain_graph=True)[0][0]
+    dearer = torch.autograd.grad(costs.mean(), actions)[0][0]
+    value = made.networks["critic"](steps.observations, actions[0]).amin(0)
+    better = torch.autograd.grad(value.mean(), actions)[0][0]
+    expected, total = torch.zeros_like(moved), 0.0
+    for b in range(16):
+        for i in range(AGENTS):
+            excess = float(costs[b, i].detach()) - limit
+            expected[b, i] = recovery * dearer[b, i] if excess > 0 else -better[b, i]
+            gain = float(value[b, i].detach() - made.floor.value)
+            total += (recovery * excess if excess > 0 else -gain) / (16 * AGENTS)
+    assert torch.allclose(moved, expected, atol=1e-6) and bool((moved[costs <= limit] != 0).any())
+    assert math.isclose(float(loss.detach()), total, rel_tol=1e-4, abs_tol=1e-6)
 
 
 def test_samples_are_a_squashed_normal_distribution():
