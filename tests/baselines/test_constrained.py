@@ -165,6 +165,28 @@ def test_a_team_learns_and_acts(method, discrete):
         assert bool((acted[0] * ~padded != 0).any())
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(method):
+    whole, source = constrained_toys.learner(method)
+    part = method.make(whole.config, whole.spec, CPU, 0)
+    part.load_weights(whole.weights())  # what was fitted to the data
+    train(whole, source, range(4))
+    train(part, source, range(2))
+    weights = {name: value.clone() for name, value in part.weights().items()}
+    resumed = method.make(whole.config, whole.spec, CPU, 7)
+    resumed.load_weights(weights)
+    resumed.load_training_state(part.training_state())
+    train(resumed, source, range(2, 4))
+    found = resumed.weights()
+    assert all(torch.equal(value, found[name]) for name, value in whole.weights().items())
+
+
+def train(made, source, updates):
+    for number in updates:
+        generator = torch.Generator().manual_seed(number)
+        made.update(source.sample(generator), generator)
+
+
 def step(policy, observations, available):
     actions = policy.act(observations, available)
     for moment in ("receive", "pay"):
