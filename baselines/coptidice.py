@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.acting import AgentNetwork, Categorical, NetworkPolicy, stochastic_head
-from baselines.constrained import ConstrainedActorCritic, ConstrainedConfig, team_costs
+from baselines.constrained import ConstrainedActorCritic, ConstrainedConfig, normalised_cost, team_costs
 from baselines.team import StochasticActing
 from madiff.data.store import EpisodeStore
 from madiff.data.windows import WindowSampler
@@ -114,7 +114,8 @@ class COptiDICE(ConstrainedActorCritic):
         metrics = self.descend(losses)
         metrics |= self.descend({"actor": self.actor_loss(steps, self.nu_loss(steps, costs, initial)[1], generator)})
         self.finish_update()
-        metrics |= {"cost_in_limits": cost / self.step_limit().clamp(min=1e-6), "weight": weight.mean()}
+        spent = cost * self.cost_scale.scale / (1 - self.config.discount)
+        metrics |= {"cost_in_limits": normalised_cost(spent, self.budget), "weight": weight.mean()}
         return metrics | {name: self.networks[name]().detach() for name in ("lambda", "tau")}
 
     def flows(self, batch: dict[str, Tensor]) -> tuple[Transitions, Tensor, Tensor]:

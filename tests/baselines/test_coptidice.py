@@ -42,6 +42,7 @@ def test_an_advantage_far_below_zero_gives_finite_gradients():
 
 
 @pytest.mark.parametrize("bound", [0.0, 0.05])
+@torch.no_grad()
 def test_losses_by_loops(bound):
     made, source = learner(coptidice, bound=bound, alpha=0.4)
     batch = batch_of(source)
@@ -123,7 +124,7 @@ def test_a_bandit_s_weights_are_optimal(limit):
     problem.solve(solver="CLARABEL")
     assert np.allclose(found, w.value, atol=0.05)
     steps = Transitions.of(batch, made.scale)
-    output = made.networks["actor"](steps.observations[:, None])[0][0, 0, 0]
-    assert np.allclose(torch.softmax(output, -1).detach(), w.value / w.value.sum(), atol=0.05)
+    output = made.networks["actor"](steps.observations[:, None])[0][0, 0, 0].detach()
+    assert np.allclose(torch.softmax(output, -1), w.value / w.value.sum(), atol=0.05)
     cost = float(torch.softmax(output, -1) @ torch.tensor(costs))
     assert cost <= limit + 0.05
