@@ -166,6 +166,18 @@ def test_a_team_learns_and_acts(method, discrete):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_neither_free_data_nor_a_budget_of_zero_is_an_obstacle(method):
+    data = constrained_toys.store()
+    made = method.make(method.Config(width=16, batch_size=16, cost_limit=0.0), spec(False, state=False), CPU, 0)
+    source = made.batches(replace(data, costs=torch.zeros_like(data.costs)))
+    metrics = made.update(batch_of(source), torch.Generator().manual_seed(0))
+    policy = made.policy()
+    policy.reset(seed=0, n=4)
+    acted = step(policy, torch.rand(4, AGENTS, OBSERVATION), None)
+    assert all(bool(torch.isfinite(value).all()) for value in (*metrics.values(), acted))
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(method):
     whole, source = constrained_toys.learner(method)
     part = method.make(whole.config, whole.spec, CPU, 0)
