@@ -68,6 +68,7 @@ def test_three_kinds_of_weight(monkeypatch):
 
 
 @pytest.mark.parametrize("sizes", [(), (ACTIONS, 3, 1)])
+@torch.no_grad()
 def test_the_denoising_error_is_weighted_per_agent(sizes):
     made, batch, steps = prepared(sizes=sizes)
     weight = torch.rand(16, AGENTS)
