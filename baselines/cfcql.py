@@ -42,7 +42,7 @@ class Config(SequenceConfig):
     """Only with continuous actions: conservative_samples, actor_every, action_penalty, and conservative_batch, the
     transitions that the penalty is measured on."""
 
-    conservative_weight: float = field(default=1.0, metadata={"minimum": 0})
+    conservative_weight: float = field(default=0.1, metadata={"minimum": 0})
     share_temperature: float = 0.0
     conservative_samples: int = 10
     conservative_batch: int = 32

@@ -27,6 +27,8 @@ _ENVIRONMENTS = {
     "mpe2": "envs.mpe2",
     "xor": "envs.xor",
     "bridge": "envs.bridge",
+    "maze": "envs.maze",
+    "crossing": "envs.crossing",
     "pettingzoo": "envs.pettingzoo_env",
     "mamujoco": "envs.mamujoco",
 }

@@ -158,7 +158,7 @@ def make_store(data: Data, problem: Problem) -> Callable[[], EpisodeStore]:
     if data.format not in ("auto", *FORMATS):
         raise UserError(f"unknown format '{data.format}'", "data.format", ["auto", *FORMATS])
     if data.path is not None:
-        store = EpisodeStore.open(data.path, data.format)
+        store = with_unused_actions(EpisodeStore.open(data.path, data.format), problem.spec)
         check_store(store, problem.spec)
         wanted = min(data.episodes or store.episodes, store.episodes)
         return lambda: part(store if wanted == store.episodes else store.subset(range(wanted)), data)
@@ -193,6 +193,14 @@ def check_quality(quality: str, problem: Problem) -> None:
     with collection.opened(problem.make(1)) as env:
         for part in qualities(quality):
             problem.behaviour(env, part)
+
+
+def with_unused_actions(store: EpisodeStore, spec: EnvironmentSpec) -> EpisodeStore:
+    """The store with the environment's number of actions, where without masks only those played could be counted."""
+    counted = store.discrete and spec.discrete and store.available_actions is None
+    if counted and store.action_size < spec.action_size:
+        return dataclasses.replace(store, action_size=spec.action_size)
+    return store
 
 
 def check_store(store: EpisodeStore, spec: EnvironmentSpec) -> None:

@@ -37,12 +37,14 @@ class MADiffPolicy:
 
     watch: is shown every plan that is carried out. context: tensors (n, ...) by name that the caller may set before
     any step; hooks and chooser find them, and `time`, the steps since `reset`, of the environment planned for.
+    student: plans in one call, without guidance, in place of the denoiser in `networks`.
     """
 
     def __init__(
         self, config: Config, spec: EnvironmentSpec, preprocessing: Preprocessing, networks: nn.ModuleDict,
         schedule: Schedule, parametrization: Parametrization, critic: JointCritic | None = None,
         hooks: Sequence[Hook] = (), chooser: Chooser | None = None, watch: Watch | None = None,
+        student: nn.Module | None = None,
     ) -> None:  # fmt: skip
         self.critic, self.chooser, self.watch = critic, chooser, watch
         self.candidates = config.candidates if chooser is None else chooser.candidates
@@ -50,14 +52,15 @@ class MADiffPolicy:
         self.info: dict[str, list[Tensor]] = {}
         self.config, self.spec, self.preprocessing = config, spec, preprocessing
         self.inverse = networks["inverse"]
-        self.denoiser = ClassifierFree(networks["denoiser"], config.guidance_weight)
+        self.denoiser = ClassifierFree(networks["denoiser"], config.guidance_weight) if student is None else student
+        self.sampler_steps = config.sampler_steps if student is None else 1
         self.sampler = Sampler(schedule, parametrization, make_solver(config.solver), hooks=[ClipX0(), *hooks])
-        schedule.grid(config.sampler_steps)  # refuses an impossible number of steps now, not after training
+        schedule.grid(self.sampler_steps)  # refuses an impossible number of steps now, not after training
         self.decentralised = config.execution == "decentralised"
         self.parameters = sum(p.numel() for p in networks.parameters())
         if self.candidates > 1 and chooser is None:
             self.parameters += sum(p.numel() for p in critic.acting.parameters())
-        self.network_calls_per_decision = config.sampler_steps * (1 + sum(getattr(h, "repeats", 0) for h in hooks))
+        self.network_calls_per_decision = self.sampler_steps * (1 + sum(getattr(h, "repeats", 0) for h in hooks))
 
     def reset(self, seed: int, n: int) -> None:
         device = self.preprocessing.returns_scale.device
@@ -90,7 +93,7 @@ class MADiffPolicy:
             mine = {name: value[e] for name, value in told.items()}
             plan = self._best_plan(e, a, masks, mine)
             if self.watch is not None:
-                known = self._known(self.history[e], a)[1].bool().expand_as(plan)
+                known = self.known(self.history[e], a)[1].bool().expand_as(plan)
                 self.watch(Planned(plan, known, mine, self.info))
             actions = self.inverse(*self._transition(plan, e))
             if self.decentralised:
@@ -109,14 +112,14 @@ class MADiffPolicy:
         """
         cond = {"returns": target[..., None], "keep": history.new_ones(len(history))}
         sample = self.sampler.sample(
-            self.denoiser, (len(history), *noise.shape[1:]), steps=self.config.sampler_steps, cond=cond, noise=noise,
-            candidates=len(noise) // len(history), known=self._known(history, ego),
+            self.denoiser, (len(history), *noise.shape[1:]), steps=self.sampler_steps, cond=cond, noise=noise,
+            candidates=len(noise) // len(history), known=self.known(history, ego),
             temperature=self.config.temperature, generator=self.generator, context=told,
         )  # fmt: skip
         self.info = sample.info
         return sample.x.reshape(noise.shape)
 
-    def _known(self, history: Tensor, ego: Tensor) -> tuple[Tensor, Tensor]:
+    def known(self, history: Tensor, ego: Tensor) -> tuple[Tensor, Tensor]:
         """What plans are told, see `Preprocessing.condition`, from histories (B, history + 1, agent, F)."""
         x = torch.cat([history, history[:, -1:].expand(-1, self.config.horizon, -1, -1)], dim=1)
         visible = torch.ones(x.shape[0], x.shape[2], dtype=torch.bool, device=x.device)
