@@ -1,0 +1,1 @@
+"""The safety layer: sets, projections, and hooks that keep plans safe."""
