@@ -14,7 +14,7 @@ def where_needed(
     """solve(points, *arguments) where needed, a mask over leading axes, and `otherwise` elsewhere.
 
     In eager mode on a CPU only those rows are worked on; elsewhere all are, so that shapes never depend on data.
-    arguments: tensors with the axes of points, or broadcastable to them without the last; numbers; None.
+    arguments: tensors with as many axes as points, or broadcastable to points without the last; numbers; None.
     """
     if points.device.type != "cpu" or torch.compiler.is_compiling():
         keep = needed.reshape(needed.shape + (1,) * (points.ndim - needed.ndim))
@@ -26,6 +26,6 @@ def where_needed(
     def chosen(value: Tensor | float | None) -> Tensor | float | None:
         if not isinstance(value, Tensor):
             return value
-        return (value if value.shape == points.shape else value.expand(points.shape[:-1]))[rows]
+        return (value if value.ndim == points.ndim else value.expand(points.shape[:-1]))[rows]
 
     return otherwise.index_put(rows, solve(points[rows], *map(chosen, arguments)))
