@@ -61,7 +61,7 @@ def nearest_on_superellipse(u: Tensor, radii: tuple[float, float], power: float)
     quarter = u.abs()
     with torch.no_grad():
         marks = like(_marks(radii, power), u)
-        nearest = (quarter[..., None, :] - marks).square().sum(-1).argmin(-1)
+        nearest = (marks.square().sum(-1) - 2 * quarter @ marks.T).argmin(-1)  # of |u - mark|^2, without |u|^2
         start, low, high = ((nearest + shift).clamp(0, KNOTS).to(u.dtype) / KNOTS for shift in (0, -1, 1))
         t = bracketed_newton(lambda t: _descent(t, quarter, radii, power), start, low, high, CORNER_STEPS)
     t = implicit(t, *_descent(t, quarter, radii, power))

@@ -18,9 +18,9 @@ from madiff.data.store import EpisodeStore, ranges
 from madiff.interfaces import UserError
 from safe.constants import indices
 from safe.detours import around
-from safe.projection import ProjectionInfo, project, violation
+from safe.projection import ProjectionInfo, nearly_project, project, violation
 from safe.sets import SafeSet, Time
-from safe.tridiagonal import smooth
+from safe.tridiagonal import Smoother
 
 ROUNDS = 12
 STIFFNESS = 16.0  # of ADMM: how fast its two halves have to come together; they part for good where it is small
@@ -133,15 +133,17 @@ def project_smoothly(
     smoothness >= 0 is the squared reach in waypoints. Waypoints not movable stay. What is returned is the projection
     of the last smooth plan, so as safe as `project`.
     """
-    still = None if movable is None else movable.transpose(-1, -2)
+    even = Smoother(
+        points.transpose(-3, -2), smoothness / (1 + STIFFNESS), None if movable is None else movable.transpose(-1, -2)
+    )
     before = violation(points, sets, margin, time)
     found = project(around(points, sets, margin, time, movable), sets, margin, time, movable)[0]
     price = torch.zeros_like(points)
     for _ in range(rounds):
         wanted = (found - price - points).transpose(-3, -2)
-        even = smooth(wanted * (STIFFNESS / (1 + STIFFNESS)), smoothness / (1 + STIFFNESS), still)
-        plan = points + even.transpose(-3, -2)
-        found = project(plan + price, sets, margin, time, movable)[0]
+        plan = points + even(wanted * (STIFFNESS / (1 + STIFFNESS))).transpose(-3, -2)
+        found = nearly_project(plan + price, sets, margin, time)
+        found = found if movable is None else torch.where(movable[..., None], found, points)
         price = price + plan - found
     plan = plan if movable is None else torch.where(movable[..., None], plan, points)
     found, last = project(plan, sets, margin, time, movable)

@@ -24,7 +24,8 @@ from safe.sets import Obstacles, SafeSet, Time
 DYKSTRA = 40  # rounds over all sets
 SWEEPS = 3
 REFINEMENTS = 2
-PAIR_SWEEPS = 24
+PAIR_SWEEPS = 32
+PHASES = 8  # of pair sweeps; after each, only teams that are not safe yet go on
 REACHES = (1.0, 2.0)  # of the starts aside, in lengths of the step that the deepest barrier asks for
 
 
@@ -148,6 +149,17 @@ def _round(points: Tensor, sets: Sequence[SafeSet], margin: float, time: Time) -
     return points, movers
 
 
+def nearly_project(points: Tensor, sets: Sequence[SafeSet], margin: float = 0.0, time: Time = 0.0) -> Tensor:
+    """A cheap step in place of `project` where it is repeated: safe points stay, others leave each set in turn.
+
+    Convex sets and pairwise distances as in `project`; obstacles by their linearisation, a little further than needed.
+    """
+    points = _settle(points, [s for s in sets if not isinstance(s, Distance)], margin, time)
+    for s in sets:
+        points = s.sweep(points, margin) if isinstance(s, Distance) else points
+    return points
+
+
 def _settle(points: Tensor, sets: Sequence[SafeSet], margin: float, time: Time) -> Tensor:
     """One cheap round: obstacles by a step that their linearisation asks for, convex sets exactly."""
     for s in sets:
@@ -208,12 +220,18 @@ def _with_pairs(
 ) -> Tensor:  # fmt: skip
     """Agents pushed apart and out of obstacles by turns, from where each alone is nearest."""
 
-    def stay(x: Tensor) -> Tensor:
+    def stay(x: Tensor, points: Tensor, movable: Tensor | None) -> Tensor:
         return x if movable is None else torch.where(movable[..., None], x, points)
 
-    found = stay(_alone(points, alone, margin, time)) if alone else points
-    for _ in range(PAIR_SWEEPS):
-        for s in pairs:
-            found = s.sweep(found, margin, movable)
-        found = stay(_settle(found, alone, margin, time))
+    def sweeps(found: Tensor, points: Tensor, time: Time, movable: Tensor | None) -> Tensor:
+        for _ in range(PAIR_SWEEPS // PHASES):
+            for s in pairs:
+                found = s.sweep(found, margin, movable)
+            found = stay(_settle(found, alone, margin, time), points, movable)
+        return found
+
+    found = stay(_alone(points, alone, margin, time), points, movable) if alone else points
+    for _ in range(PHASES):
+        unmet = (violation(found, [*alone, *pairs], margin, time) > 0).any(-1)
+        found = where_needed(sweeps, unmet, found, found, points, time, movable)
     return found

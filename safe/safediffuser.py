@@ -26,7 +26,7 @@ from safe.detours import around
 from safe.dynamics import Dynamics, project_smoothly
 from safe.projection import project
 from safe.sets import Rows, SafeSet, Time
-from safe.tridiagonal import smooth
+from safe.tridiagonal import Smoother
 
 if TYPE_CHECKING:
     from madiff.interfaces import PlanLayout
@@ -223,10 +223,11 @@ class PredictCorrect(Robust):
         return x, report | self.report(x, ctx)
 
     def correct(self, before: Tensor, points: Tensor, scene: Scene) -> Tensor:
-        found, held = around(points, self.sets, self.margin, scene.time, scene.movable), scene.movable.mT
+        found = around(points, self.sets, self.margin, scene.time, scene.movable)
+        smoother = Smoother(points.transpose(-3, -2), self.smoothness, scene.movable.mT)
         for k in range(self.corrections):
             moved = found - points
-            even = smooth(moved.transpose(-3, -2), self.smoothness, held).transpose(-3, -2)
+            even = smoother(moved.transpose(-3, -2)).transpose(-3, -2)
             reference = (1 - (k + 1) / self.corrections) * (even - moved)
             rows = linearise(self.sets, found, scene.time)
             gap = rows.b - self.margin

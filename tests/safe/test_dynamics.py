@@ -10,11 +10,11 @@ from scipy.optimize import brentq, minimize
 
 from madiff.data.store import EpisodeStore
 from madiff.interfaces import UserError
-from safe import tridiagonal
 from safe.detours import around, leave
 from safe.dynamics import Dynamics, LinearMotion, dynamics_of, project_smoothly
 from safe.projection import least_barrier, project
 from safe.sets import Box, Ellipse, HalfSpace, Obstacles, Superellipse
+from safe.tridiagonal import Factored, Smoother
 
 CIRCLE = Ellipse(center=(0.0, 0.0), radii=(1.0, 1.0))
 SQUARE = Superellipse(center=(0.1, -0.1), radii=(0.8, 1.1), power=4)
@@ -32,7 +32,7 @@ def test_tridiagonal_systems_are_those_of_scipy(length):
     rng = np.random.default_rng(0)
     lower, upper = rng.uniform(-1, 1, (2, 3, length))
     diagonal, right = 2.5 + rng.uniform(size=(3, length)), rng.normal(size=(3, length, 2))
-    found = tridiagonal.solve(*map(torch.tensor, (lower, diagonal, upper, right)))
+    found = Factored(*map(torch.tensor, (lower, diagonal, upper))).solve(torch.tensor(right))
     for i in range(3):
         banded = np.stack([np.roll(upper[i], 1), diagonal[i], np.roll(lower[i], -1)])
         np.testing.assert_allclose(found[i], solve_banded((1, 1), banded, right[i]), atol=1e-12)
@@ -42,13 +42,14 @@ def test_smoothing_minimises_its_sum_and_holds_what_is_held():
     generator = torch.Generator().manual_seed(0)
     wanted = torch.randn(2, 9, 2, generator=generator, dtype=torch.float64)
     movable = torch.rand(2, 9, generator=generator) < 0.8
-    field = tridiagonal.smooth(wanted, 3.0, movable)
+    smoother = Smoother(wanted, 3.0, movable)
+    field = smoother(wanted)
     assert not field[~movable].any()
     free = field.clone().requires_grad_()
     cost = (free - wanted).square().sum() + 3.0 * free.diff(dim=1).square().sum()
     gradient = torch.autograd.grad(cost, free)[0]
     assert gradient[movable].abs().max() < 1e-12
-    assert torch.autograd.gradcheck(lambda w: tridiagonal.smooth(w, 3.0, movable), wanted.requires_grad_())
+    assert torch.autograd.gradcheck(smoother, wanted.requires_grad_())
 
 
 @pytest.mark.parametrize("s", [CIRCLE, SQUARE])

@@ -146,6 +146,17 @@ def test_nan_stays_where_it_is():
     assert found[1, [0, 1, 3]].isfinite().all()
 
 
+@pytest.mark.parametrize("sets", [MAZE, TOUCHING, CONVEX, [Distance(minimum=0.5), *MAZE]])
+def test_fixed_shapes_give_what_work_on_unsafe_rows_gives(sets, monkeypatch):
+    """Where shapes may not depend on data (compiled, captured) every row is worked on."""
+    x, movable = points(60).view(5, 4, 3, 2), torch.rand(5, 4, 3) < 0.8
+    time = torch.rand(4, 1, dtype=torch.float64)
+    found = project(x, sets, 0.01, time, movable)[0]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    everything, info = project(x, sets, 0.01, time, movable)
+    torch.testing.assert_close(everything, found, rtol=0, atol=1e-12)
+
+
 def test_no_sets_and_no_points():
     x = points(4)
     found, info = project(x, [])
