@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from safe.sets import Ball, Obstacles, SafeSet, Superellipse, Time, direction
+from safe.safe_set import SafeSet, Time, direction
+from safe.sets import Ball, Obstacles, Superellipse
 
 NEWTON = 10  # from two diameters away; each step brings a power-4 curve's excess to less than a third
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from safe.constants import indices
-from safe.sets import Rows, SafeSet, Time, direction
+from safe.safe_set import Rows, SafeSet, Time, direction
 
 # Pushed a hair further apart than asked for, so that sweeps end after finitely many pushes instead of creeping up.
 RELAXATION = 1e-3

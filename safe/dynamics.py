@@ -9,7 +9,8 @@ All of it is O(horizon).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,6 +37,11 @@ class LinearMotion:
     velocity: Tensor
     force: Tensor
     constant: Tensor
+
+    @cached_property
+    def push(self) -> Tensor:
+        """(action, d): the least change of the action for a change of the next velocity."""
+        return torch.linalg.pinv(self.force)
 
     @classmethod
     def fit(cls, store: EpisodeStore, positions: Sequence[int], velocities: Sequence[int]) -> LinearMotion:
@@ -97,10 +103,9 @@ class Dynamics:
 
     def _push(self, moved: Tensor, faster: Tensor) -> Tensor:
         """Change of the actions (..., time, agent, action) for displacements and changes of velocity; 0 at the end."""
-        velocity, force = self.motion.velocity.to(moved), self.motion.force.to(moved)
-        free = torch.cat([moved, faster], dim=-1) @ velocity.T
+        free = torch.cat([moved, faster], dim=-1) @ self.motion.velocity.to(moved).T
         missing = faster[..., 1:, :, :] - free[..., :-1, :, :]
-        push = missing @ torch.linalg.pinv(force).T
+        push = missing @ self.motion.push.to(moved).T
         return torch.cat([push, torch.zeros_like(push[..., :1, :, :])], dim=-3)
 
 
@@ -115,6 +120,24 @@ def dynamics_of(names: Sequence[str], dt: float = 1.0, motion: LinearMotion | No
     positions, velocities = zip(*found, strict=True)
     actions = tuple(i for i, name in enumerate(names) if name.startswith("action_"))
     return Dynamics(positions, velocities, actions, dt, motion)
+
+
+def fit_dynamics(store: EpisodeStore, observation_names: Sequence[str], names: Sequence[str]) -> Dynamics:
+    """The dynamics of plans whose features are called `names`, measured on data whose observations have these names.
+
+    dt: least squares of the displacements of a step on the velocities before it; the linear model where plans hold
+    actions. Raises UserError where no dimension has a velocity beside it.
+    """
+    seen = dynamics_of(observation_names)
+    first = ranges(store.offsets + torch.arange(store.episodes), store.lengths)
+    now, then = (store.observations[rows].double() for rows in (first, first + 1))
+    moved = (then - now)[..., list(seen.positions)]
+    speed = now[..., list(seen.velocities)]
+    dt = float((moved * speed).sum() / speed.square().sum())
+    found = dynamics_of(names, dt)
+    if not found.actions:
+        return found
+    return replace(found, motion=LinearMotion.fit(store, seen.positions, seen.velocities))
 
 
 def project_smoothly(

@@ -17,7 +17,7 @@ class Nearest(NamedTuple):
     feasible: Tensor
 
 
-def solve(reference: Tensor, rows: Tensor, bound: Tensor, slack: Tensor | float = 0.0) -> Nearest:
+def solve(reference: Tensor, rows: Tensor, bound: Tensor, slack: float = 0.0) -> Nearest:
     """min |x - reference|^2 + |r|^2 with rows x <= bound + slack r (arXiv 2306.00148, section 3; one r per row).
 
     reference (..., D); rows (..., 1 or 2, D); bound (..., 1 or 2); slack >= 0, 0 for hard rows. The classic
@@ -38,8 +38,7 @@ def solve(reference: Tensor, rows: Tensor, bound: Tensor, slack: Tensor | float 
     left = (rows * x[..., None, :]).sum(-1) - bound
     scale = own.sqrt() * (1 + reference.abs().amax(-1, keepdim=True)) + bound.abs()
     met = left <= 100 * torch.finfo(own.dtype).eps ** 0.75 * scale
-    soft = torch.as_tensor(slack, device=own.device) > 0
-    return Nearest(x, met.all(-1) | soft)
+    return Nearest(x, torch.ones_like(met[..., 0]) if slack else met.all(-1))
 
 
 def _two(own: Tensor, cross: Tensor, missing: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from scipy.optimize import brentq, minimize
 from madiff.data.store import EpisodeStore
 from madiff.interfaces import UserError
 from safe.detours import around, leave
-from safe.dynamics import Dynamics, LinearMotion, dynamics_of, project_smoothly
+from safe.dynamics import Dynamics, LinearMotion, dynamics_of, fit_dynamics, project_smoothly
 from safe.projection import least_barrier, project
 from safe.sets import Box, Ellipse, HalfSpace, Obstacles, Superellipse
 from safe.tridiagonal import Factored, Smoother
@@ -188,6 +188,10 @@ def test_a_linear_model_is_found_in_data_that_follow_it():
     found = LinearMotion.fit(store, (0, 1), (2, 3))
     for value, true in zip((found.velocity, found.force, found.constant), (A, B, C), strict=True):
         torch.testing.assert_close(value, true, atol=1e-4, rtol=0)
+    dynamics = fit_dynamics(store, ("x", "y", "vx", "vy", "else"), NAMES)
+    assert dynamics.dt == pytest.approx(0.1, abs=1e-6) and dynamics.positions == (2, 3)
+    torch.testing.assert_close(dynamics.motion.force, B, atol=1e-4, rtol=0)
+    assert fit_dynamics(store, ("x", "y", "vx", "vy", "else"), NAMES[2:]).motion is None
 
 
 def test_positions_and_velocities_are_found_by_name():
