@@ -26,8 +26,12 @@ NAME = "qmix-cql"
 
 @dataclass
 class Config(SequenceConfig):
+    """weighted: samples count by the inverse of their density, so that the soft maximum is over all joint actions;
+    otherwise it is that of the samples alone, as released."""
+
     conservative_weight: float = field(default=1.0, metadata={"minimum": 0})
     samples: int = 10
+    weighted: bool = True
 
 
 class QMIXCQL(qmix.QMIX):
@@ -41,7 +45,8 @@ class QMIXCQL(qmix.QMIX):
     ) -> Tensor:  # fmt: skip
         actions, log_density = self.proposals(values.detach(), batch.get("available_actions"), generator)
         candidates = self.network.mixer.many(values.gather(-1, actions).transpose(-1, -2), state)
-        return self.config.conservative_weight * conservative_penalty(candidates, total, log_density=log_density)
+        density = log_density if self.config.weighted else None
+        return self.config.conservative_weight * conservative_penalty(candidates, total, log_density=density)
 
     def proposals(self, values: Tensor, available: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Legal joint actions (..., agent, K) and the logarithm of the probability each was drawn with, (..., K)."""

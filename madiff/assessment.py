@@ -13,6 +13,7 @@ import envs
 from madiff import build
 from madiff.build import Problem, qualities
 from madiff.collection import console, opened, progress_bar
+from madiff.data.store import EpisodeStore
 from madiff.experiment import seeding
 from madiff.experiment.rollout import Rollout, evaluate, rollout, wave_sizes
 from madiff.experiment.summary import decision_flops, decision_milliseconds, evaluation_metrics
@@ -27,25 +28,34 @@ SIZES = (
 
 @dataclass(frozen=True)
 class Assessment:
-    """row: what summary.json says of a policy. records: its lines of episodes.jsonl. frames: pictures of episode 0."""
+    """row: what summary.json says of a policy. records: its lines of episodes.jsonl. frames: pictures of episode 0.
+
+    store: the episodes themselves, where they were to be recorded.
+    """
 
     name: str
     row: dict[str, Any]
     records: list[dict[str, Any]]
     frames: list[np.ndarray]
+    store: EpisodeStore | None = None
 
 
 def assess(
-    name: str, problem: Problem, policy: Policy, episodes: int, seed: int, costs: bool, film: bool = False
-) -> Assessment:
-    """Run a learned policy for `episodes` episodes and time its decisions; costs: whether cost means anything here."""
+    name: str, problem: Problem, policy: Policy, episodes: int, seed: int, costs: bool, film: bool = False, *,
+    record: bool = False, timed: Policy | None = None,
+) -> Assessment:  # fmt: skip
+    """Run a learned policy for `episodes` episodes and time its decisions; costs: whether cost means anything here.
+
+    record: keep the episodes. timed: the same policy for the timing, where being asked leaves traces.
+    """
     with progress_bar(f"evaluating {name}", episodes, console.is_terminal) as advance:
         outcome = evaluate(
             problem.make, policy, episodes, seeding.derive(seed, "evaluation"), copies=COPIES, progress=advance,
-            film=0 if film else None,
+            film=0 if film else None, record=record,
         )  # fmt: skip
     start = problem.make(1).reset(seed)
     seen = start.observations, start.available_actions
+    policy = policy if timed is None else timed
     speed = {
         "parameters": policy.parameters,
         "network_calls_per_decision": policy.network_calls_per_decision,
@@ -108,4 +118,4 @@ def _assessment(name: str, problem: Problem, outcome: Rollout, costs: bool, spee
         **speed,
     }
     records = [{"policy": name, **record} for record in outcome.records()]
-    return Assessment(name, row, records, outcome.frames)
+    return Assessment(name, row, records, outcome.frames, outcome.store)

@@ -158,7 +158,7 @@ def make_store(data: Data, problem: Problem) -> Callable[[], EpisodeStore]:
     if data.format not in ("auto", *FORMATS):
         raise UserError(f"unknown format '{data.format}'", "data.format", ["auto", *FORMATS])
     if data.path is not None:
-        store = EpisodeStore.open(data.path, data.format)
+        store = with_unused_actions(EpisodeStore.open(data.path, data.format), problem.spec)
         check_store(store, problem.spec)
         wanted = min(data.episodes or store.episodes, store.episodes)
         return lambda: part(store if wanted == store.episodes else store.subset(range(wanted)), data)
@@ -195,6 +195,14 @@ def check_quality(quality: str, problem: Problem) -> None:
             problem.behaviour(env, part)
 
 
+def with_unused_actions(store: EpisodeStore, spec: EnvironmentSpec) -> EpisodeStore:
+    """The store with the environment's number of actions, where without masks only those played could be counted."""
+    counted = store.discrete and spec.discrete and store.available_actions is None
+    if counted and store.action_size < spec.action_size:
+        return dataclasses.replace(store, action_size=spec.action_size)
+    return store
+
+
 def check_store(store: EpisodeStore, spec: EnvironmentSpec) -> None:
     """Refuse data whose sizes are not the environment's."""
     for key in ("agents", "observation_size", "action_size", "discrete"):
@@ -207,7 +215,7 @@ def check_store(store: EpisodeStore, spec: EnvironmentSpec) -> None:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run directory read back: what it was told, where it got to, its policy, and whether its data has costs."""
+    """A run directory read back: what it was told, where it got to, its learner, and whether its data has costs."""
 
     path: Path
     config: TrainConfig
@@ -215,6 +223,7 @@ class TrainedRun:
     step: int
     policy: Policy
     costs: bool
+    learner: Learner
 
 
 def load_run(
@@ -240,6 +249,6 @@ def load_run(
         spec = EnvironmentSpec(**saved.meta["spec"])
         learner = make_learner(config.algo, spec, torch.device(device), config.seed)
         learner.load_weights(saved.weights())
-        return TrainedRun(path, config, spec, saved.step, learner.policy(), saved.meta["costs"])
+        return TrainedRun(path, config, spec, saved.step, learner.policy(), saved.meta["costs"], learner)
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{saved.path} does not fit {path / 'config.yaml'} ({error})", "run") from error

@@ -31,7 +31,7 @@ from madiff.schema import meanings, shown, structure
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 INDENT = {"initial_indent": "  ", "subsequent_indent": "  "}
-PATHS = ("data.path", "data.cache", "run_dir", "out", "run", "suite")
+PATHS = ("data.path", "data.cache", "run_dir", "out", "run", "suite", "safe.constraints")
 
 
 @dataclass(frozen=True)

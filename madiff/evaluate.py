@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from madiff import build, configuration
+from madiff import build, configuration, safeguards
 from madiff.assessment import Assessment, assess, assess_behaviour, changed_problem
 from madiff.build import TrainedRun
 from madiff.experiment import durable, rendering, runtime
@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def evaluate(config: EvaluateConfig) -> None:
     machine = runtime.setup(config.hardware.device, config.hardware.threads or 0, say=say)
-    run = build.load_run(config.run, machine.device, config.algo)
+    run = safeguards.load(config.run, machine.device, config.algo, config.cost_limit)
+    guarded = safeguards.safeguard(run, config.safe, config.cost_limit)
     problem = changed_problem(run.config, run.spec, config.env, machine.device)
     seed = run.config.evaluation.seed if config.seed is None else config.seed
     out = config.out or run.path / "evaluations" / title(config, seed)
@@ -38,12 +39,18 @@ def evaluate(config: EvaluateConfig) -> None:
     name, data = run.config.algo["name"], run.config.data
     if config.env:
         say(f"other than in training: {changes(config)}")
-    results = [assess(name, problem, run.policy, config.episodes, seed, run.costs, config.film)]
+    results = [
+        assess(name, problem, guarded.policy, config.episodes, seed, run.costs, config.film,
+               record=bool(guarded.sets), timed=guarded.timed)
+    ]  # fmt: skip
     if data.path is None:
         results.append(assess_behaviour(problem, data.quality, config.episodes, seed, run.costs))
-    report = summarise(config, run, seed, results)
+    safety = guarded.report(results[0].store, results[0].records)
+    report = summarise(config, run, seed, results) | safety
     write(out, report, results, config.film)
     print_table(report, console)
+    for line in told(safety):
+        say(line)
     say(f"written to {out}")
 
 
@@ -78,11 +85,36 @@ def changes(config: EvaluateConfig) -> str:
     return ", ".join(f"env.{key}={shown(value)}" for key, value in config.env.items())
 
 
+def told(safety: dict[str, Any]) -> list[str]:
+    """Violations of plans and of episodes, and how many episodes cost more than they may, in a line each."""
+    lines = []
+    for what, key in (("plans", "plan_violations"), ("episodes", "rollout_violations")):
+        if found := safety.get(key):
+            least = "-" if found["least_barrier"] is None else f"{found['least_barrier']:.3g}"
+            lines.append(f"{what}: {found['violating']:.1%} violate a constraint, least barrier {least}")
+    if "over_limit" in safety:
+        lines.append(f"episodes: {safety['over_limit']:.1%} cost more than {safety['cost_limit']:g}")
+    return lines
+
+
 def title(config: EvaluateConfig, seed: int) -> str:
     """The name of an evaluation's folder: what was asked for."""
     options = [f"{key}={value}" for key, value in sorted(config.algo.items())]
     options += [f"env.{key}={value}" for key, value in sorted(config.env.items())]
+    options += [f"safe={config.safe['name']}"] if config.safe["name"] != "none" else []
+    options += [f"safe.{key}={short(value)}" for key, value in sorted(config.safe.items()) if changed(config, key)]
+    options += [f"cost_limit={config.cost_limit:g}"] if config.cost_limit is not None else []
     return "-".join([f"episodes{config.episodes}", f"seed{seed}", *options]).replace("/", "_")
+
+
+def short(value: Any) -> Any:
+    """A file by its name alone: the whole path would be too long for a folder's name."""
+    return Path(value).name if isinstance(value, str) else value
+
+
+def changed(config: EvaluateConfig, key: str) -> bool:
+    """Whether an option of the safeguard is another than its default."""
+    return key != "name" and config.safe[key] != plain(getattr(safeguards.OPTIONS[config.safe["name"]](), key))
 
 
 def write(out: Path, report: dict[str, Any], results: list[Assessment], film: bool) -> None:
@@ -96,12 +128,13 @@ def write(out: Path, report: dict[str, Any], results: list[Assessment], film: bo
 
 VERB = configuration.Verb(
     "evaluate",
-    "roll out a trained run; algo.* and env.* may change what a trained policy can bear",
+    "roll out a trained run; algo.* and env.* may change what a trained policy can bear, safe= keeps its plans safe",
     EvaluateConfig,
     evaluate,
     [
         "python -m madiff.evaluate run=runs/smac-like-3m-madiff-d-good-seed0 episodes=1000",
         "python -m madiff.evaluate run=DIR algo.target_return=0.5 env.OPTION=VALUE out=DIR film=true",
+        "python -m madiff.evaluate run=DIR safe=exact safe.constraints=FILE.yaml cost_limit=20",
     ],
 )
 

@@ -6,7 +6,7 @@ This file imports nothing of ours: every room may import it, and it explains wha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -43,6 +43,7 @@ class EnvironmentSpec:
     episode_limit: longest episode in environment steps.
     options: keyword arguments that make the same environment again.
     observation_sizes, action_sizes: what each agent has of the padded sizes; empty where all agents have all of them.
+    observation_names: of each observed value, the same for all agents; empty where the environment names nothing.
     """
 
     name: str
@@ -56,6 +57,7 @@ class EnvironmentSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     observation_sizes: tuple[int, ...] = ()
     action_sizes: tuple[int, ...] = ()
+    observation_names: tuple[str, ...] = ()
 
 
 class TimeStep(NamedTuple):
@@ -134,6 +136,32 @@ class RewardAware(Protocol):
     def receive(self, rewards: Tensor) -> None:
         """rewards (n, agent) of the step that followed the last `act`."""
         ...
+
+
+@runtime_checkable
+class CostAware(Protocol):
+    """A policy that also wants to know what each step cost, as one that plans within what is left of a budget."""
+
+    def pay(self, costs: Tensor) -> None:
+        """costs (n, agent) of the step that followed the last `act`."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlanLayout:
+    """What the features of a plan (rows, time, agent, feature) mean, and how they come back to real units.
+
+    names: of every feature, in order: "agent_0"... for identities, "action_0"... for actions, then the observation's
+    own names, or "observation_0"... where the environment names nothing.
+    normalize, denormalize: (..., feature) -> (..., feature), inverse of each other within the data's range.
+    history: waypoints before `now`, clamped, never projected. dt: environment steps (or seconds) between waypoints.
+    """
+
+    names: tuple[str, ...]
+    normalize: Callable[[Tensor], Tensor]
+    denormalize: Callable[[Tensor], Tensor]
+    history: int = 0
+    dt: float = 1.0
 
 
 class BatchSource(Protocol):

@@ -121,7 +121,10 @@ class CollectConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """`python -m madiff.evaluate`; `algo` holds evaluation-time overrides of the trained method's options."""
+    """`python -m madiff.evaluate`; `algo` holds evaluation-time overrides of the trained method's options.
+
+    `safe` holds the name of a safeguard and its options, see madiff/safeguards.py.
+    """
 
     run: Path = option("run directory of a training; must be given")
     episodes: int = option("episodes of each policy", minimum=1)
@@ -130,6 +133,8 @@ class EvaluateConfig:
     film: bool = option("also write rollout.gif")
     algo: Mapping[str, Any] = option("")
     env: Mapping[str, Any] = option("")
+    safe: Mapping[str, Any] = option("")
+    cost_limit: float | None = option("the team's cost an episode may have; null = no budget", minimum=0)
     hardware: Hardware = option("")
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from madiff.diffusion.parametrization import Prediction
 from madiff.diffusion.sampler import Condition, Denoiser, Hook
+from madiff.diffusion.schedule import Level
 
 Value = Callable[[Tensor, Tensor], Tensor]
 
@@ -41,21 +42,36 @@ def value_gradient(value: Value, x: Tensor, t: Tensor) -> Tensor:
         return torch.autograd.grad(value(x, t.clone()).sum(), x)[0]
 
 
-class GradientGuidance(Hook):
-    """Diffuser's guidance (arXiv 2205.09991, algorithm 1): x += scale sigma_t^2 grad J(x, t), `repeats` times a step.
+VARIANCES = ("marginal", "posterior")
 
-    value: J(x, t) -> (rows,), to be made large; t_stop: no guidance at times below it.
+
+def posterior_variance(t: Level, s: Level) -> float:
+    """Variance of q(x_s | x_t, x0), the noise DDPM adds in a step from t to s (arXiv 2006.11239, eq. 7); 0 at s = 0."""
+    return (t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2) * (s.sigma / t.sigma) ** 2
+
+
+class GradientGuidance(Hook):
+    """Diffuser's guidance (arXiv 2205.09991, algorithm 1): x += scale v_t grad J(x, t), `repeats` times a step.
+
+    value: J(x, t) -> (rows,), to be made large; t_stop: no guidance at times below it. variance: v_t is sigma_t^2
+    ("marginal"), or that of the step's own noise ("posterior", as Diffuser's and TREBI's released code).
     """
 
-    def __init__(self, value: Value, scale: float, repeats: int = 1, t_stop: float = 0.0) -> None:
+    def __init__(
+        self, value: Value, scale: float, repeats: int = 1, t_stop: float = 0.0, variance: str = "marginal"
+    ) -> None:
+        if variance not in VARIANCES:
+            raise ValueError(f"variance {variance!r} is unknown; allowed: {', '.join(VARIANCES)}")
         self.value, self.scale, self.repeats, self.t_stop = value, scale, repeats, t_stop
+        self.posterior = variance == "posterior"
 
     def before(self, x: Tensor, t: Tensor, ctx: dict[str, Any]) -> Tensor:
         level, known = ctx["level"], ctx["known"]
         if level.t < self.t_stop:
             return x
+        variance = posterior_variance(level, ctx["next_level"]) if self.posterior else level.sigma**2
         for _ in range(self.repeats):
-            x = x + (self.scale * level.sigma**2) * value_gradient(self.value, x, t)
+            x = x + (self.scale * variance) * value_gradient(self.value, x, t)
             x = x if known is None else known.paint(x)
         return x
 

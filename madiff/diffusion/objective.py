@@ -98,6 +98,31 @@ def consistency_loss(
     return loss, {"consistency_loss": loss.detach()}
 
 
+def distillation_loss(
+    student: Denoiser,
+    samples: Tensor,
+    noise: Tensor,
+    cond: Condition,
+    *,
+    schedule: Schedule,
+    parametrization: Parametrization,
+    temperature: float = 1.0,
+    known_mask: Tensor,
+) -> Tensor:
+    """Mean squared distance of one call at pure noise from what a sampler made of that noise (arXiv 2101.02388, eq. 6).
+
+    samples (B, T, A, F): drawn by a deterministic solver from `temperature` times noise, and right where known_mask is
+    1; noise as samples. The student's call is the first one of a sampler with a single step.
+    """
+    level = schedule.levels(schedule.grid(1))[0]
+    known, x = known_mask.bool(), temperature * level.sigma * noise
+    x = torch.where(known, samples, x)
+    inputs = torch.where(known, samples, parametrization.inputs(x, level))
+    time = x.new_full((len(x),), parametrization.network_time(level))
+    estimate = parametrization.predict(student(inputs, time, cond), x, level).x0
+    return _mean((estimate - samples).square(), 1 - known_mask)
+
+
 def _run(
     denoiser: Denoiser,
     x0: Tensor,

@@ -171,6 +171,8 @@ SOLVERS: dict[str, Solver] = {
     )
 }
 
+REPEATABLE = ("ddim", "dpmpp1", "dpmpp2m", "edm_heun", "flow_euler")  # draw no noise unless their options ask for it
+
 
 def make_solver(name: str, **options: float) -> Solver:
     """A solver by name; options are its own keywords: eta (ddim), S_churn, S_min, S_max, S_noise (edm_*), sigma_min."""

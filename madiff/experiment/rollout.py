@@ -15,7 +15,7 @@ from torch import Tensor
 
 from madiff.data.store import EpisodeStore
 from madiff.experiment import seeding
-from madiff.interfaces import BatchedEnvironment, Policy, RewardAware, TimeStep, UserError
+from madiff.interfaces import BatchedEnvironment, CostAware, Policy, RewardAware, TimeStep, UserError
 
 Progress = Callable[[int], object]  # called with the number of episodes that have just ended
 
@@ -122,6 +122,8 @@ def rollout(
         step = env.step(actions)
         if isinstance(policy, RewardAware):
             policy.receive(step.rewards)
+        if isinstance(policy, CostAware):
+            policy.pay(step.costs)
         if film is not None and bool(tally.active[film]):
             frames.append(env.frame(film))
         ended = tally.add(step, illegal)

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from madiff.experiment.rollout import Rollout
 from madiff.experiment.runtime import synchronize, versions
@@ -136,6 +137,22 @@ def decision_milliseconds(
 def decision_flops(policy: Policy, observations: Tensor, masks: Tensor | None) -> int:
     """Floating-point operations of one decision for one environment: matrix products and convolutions, row 0."""
     policy.reset(seed=0, n=1)
-    with FlopCounterMode(display=False) as counter:
+    with Flops() as counter:
         policy.act(observations[:1], None if masks is None else masks[:1])
-    return counter.get_total_flops()
+    return counter.total
+
+
+class Flops(TorchDispatchMode):
+    """Counts the operations of everything below it, backward passes included.
+
+    torch's own FlopCounterMode also follows modules, and fails where a policy takes gradients of its critics.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
+        return out

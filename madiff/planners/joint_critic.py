@@ -5,6 +5,8 @@ Implicit Q-learning (IQL, arXiv 2110.06169): no joint action outside the data is
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,3 +72,13 @@ class JointCritic(ActorCritic):
         if self.spec.discrete:
             actions = F.one_hot(actions, self.spec.action_size).to(joint.dtype)
         return torch.cat([joint, actions.flatten(-2)], dim=-1)
+
+
+def make_joint_critic(config: Any, spec: EnvironmentSpec, device: torch.device, seed: int) -> JointCritic | None:
+    """The critic the options ask for, with weights drawn from the seed alone; None where nothing is to be ranked."""
+    if not config.critic and config.candidates == 1:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        features = spec.agents + spec.observation_size
+        return JointCritic(spec, features, config.critic_width, config.critic_discount, config.expectile, device)

@@ -10,9 +10,8 @@ What differs from the official code is listed in docs/deviations.md.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,135 +20,19 @@ from madiff.data.store import EpisodeStore
 from madiff.data.windows import WindowSampler
 from madiff.diffusion.ema import EMA
 from madiff.diffusion.networks.action_head import action_loss
-from madiff.diffusion.networks.transformer import TemporalAgentTransformer
-from madiff.diffusion.networks.unet import AgentAttentionUNet
 from madiff.diffusion.objective import agreement_loss, denoising_loss
 from madiff.diffusion.parametrization import make_parametrization
 from madiff.diffusion.schedule import make_schedule
-from madiff.diffusion.training import GradientLearner
-from madiff.interfaces import EnvironmentSpec, Policy, UserError, within
-from madiff.planners.inverse_dynamics import SHARING, InverseDynamics
-from madiff.planners.joint_critic import EXTRAS, JointCritic
-from madiff.planners.madiff_policy import ABLATIONS, NOISES, MADiffPolicy
+from madiff.interfaces import EnvironmentSpec, Hook, PlanLayout, UserError
+from madiff.planners.denoisers import make_denoiser
+from madiff.planners.inverse_dynamics import InverseDynamics
+from madiff.planners.joint_critic import EXTRAS, make_joint_critic
+from madiff.planners.madiff_config import Config, check, check_agreement, check_student
+from madiff.planners.madiff_policy import MADiffPolicy
+from madiff.planners.one_step import OneStep
+from madiff.planners.planner import Chooser, Planner, Watch, make_layout
 from madiff.planners.preprocessing import Preprocessing
-
-
-@dataclass
-class Config:
-    """Options of MADiff; the defaults train in minutes on two CPU cores, `model=official` has the paper's sizes."""
-
-    steps: int = 4000
-    batch_size: int = 128
-    learning_rate: float = within(0.0, math.inf, 1e-3)
-    gradient_clip: float = within(0.0, math.inf, 1.0)
-    # the window, in environment steps
-    history: int = within(0, math.inf, 3)
-    horizon: int = 4
-    # the denoiser
-    network: str = "transformer"
-    width: int = 96
-    layers: int = 3
-    heads: int = 4
-    multipliers: tuple[int, ...] = (1, 4, 8)
-    agent_attention: bool = True
-    # diffusion
-    schedule: str = "cosine"
-    diffusion_steps: int = 200
-    parametrization: str = "x0"
-    normalizer: str = "cdf"
-    # conditioning
-    condition_dropout: float = within(0.0, 1.0, 0.25)
-    agreement: float = within(0.0, math.inf, 0.0)  # of plans that two agents make of the same noise
-    return_label: str = "to-go"
-    returns_scale: float = within(0.0, math.inf, 0.0)
-    discount: float = within(0.0, 1.0, 1.0)
-    # inverse dynamics
-    inverse_dynamics: str = "shared"
-    inverse_width: int = 256
-    # a critic that ranks candidate plans; trained where it is asked for or several candidates are
-    critic: bool = False
-    critic_width: int = 128
-    critic_discount: float = within(0.0, 1.0, 0.99)
-    expectile: float = within(0.0, 1.0, 0.8)
-    # averaged weights act
-    ema_decay: float = within(0.0, 1.0, 0.995)
-    ema_every: int = 5
-    ema_start: int = within(0, math.inf, 500)
-    # acting
-    solver: str = "ddim"
-    sampler_steps: int = 5
-    guidance_weight: float = 1.2
-    target_return: float = 1.0
-    track_return: bool = True
-    temperature: float = within(0.0, math.inf, 0.5)
-    common_noise: bool = True
-    noise: str = "step"
-    candidates: int = 1
-    rank_steps: int = 1
-    plan_ablation: str = "none"
-    plan_batch: int = 1024
-
-    execution: ClassVar[str] = "decentralised"
-    ACTING: ClassVar[tuple[str, ...]] = (
-        "solver", "sampler_steps", "guidance_weight", "target_return", "track_return", "temperature", "common_noise",
-        "noise", "candidates", "rank_steps", "plan_ablation", "plan_batch",
-    )  # fmt: skip
-
-
-ALLOWED = {
-    "network": ("transformer", "unet"),
-    "normalizer": ("cdf", "limits"),  # plans are clipped to their range, [-1, 1]
-    "return_label": ("to-go", "episode"),
-    "inverse_dynamics": SHARING,
-    "noise": NOISES,
-    "plan_ablation": ABLATIONS,
-}
-
-
-def check(config: Config) -> None:
-    """Refuse what no run could use, before anything is built."""
-    for key, allowed in ALLOWED.items():
-        if getattr(config, key) not in allowed:
-            raise UserError(f"unknown value {getattr(config, key)!r}", f"algo.{key}", allowed)
-    for key in ("horizon", "width", "layers", "heads", "sampler_steps", "diffusion_steps", "batch_size", "plan_batch",
-                "candidates", "rank_steps", "critic_width"):
-        if getattr(config, key) < 1:
-            raise UserError(f"{getattr(config, key)} is too small", f"algo.{key}", "whole numbers from 1")
-    if config.rank_steps > config.horizon:
-        raise UserError(f"{config.rank_steps} is more than a plan has", "algo.rank_steps", f"1 to {config.horizon}")
-    if config.history < 0:
-        raise UserError(f"{config.history} is negative", "algo.history", "whole numbers from 0")
-
-
-def check_agreement(config: Config, spec: EnvironmentSpec) -> None:
-    """Only agents that plan apart can be made to agree."""
-    if config.agreement and (config.execution == "centralised" or spec.agents < 2):
-        raise UserError(f"{config.agreement} where there is one plan", "algo.agreement", "0")
-    if config.agreement and config.batch_size < 2:
-        raise UserError(f"{config.batch_size} holds no pair", "algo.batch_size", "at least 2 with algo.agreement")
-
-
-def make_denoiser(config: Config, features: int) -> nn.Module:
-    """The network the configuration names; wrong sizes become a user's error."""
-    conditions = {"returns": 1}
-    length = config.history + 1 + config.horizon
-    try:
-        if config.network == "unet":
-            network = AgentAttentionUNet(
-                features, config.width, config.multipliers, conditions=conditions, attention=config.agent_attention
-            )
-            if length % network.divisor:
-                raise ValueError(
-                    f"a window of {length} steps (history {config.history} + 1 + horizon {config.horizon}) does not "
-                    f"fit this U-Net; allowed: multiples of {network.divisor}"
-                )
-            return network
-        return TemporalAgentTransformer(
-            features, config.width, config.layers, config.heads, max_time=length, conditions=conditions,
-            agent_attention=config.agent_attention,
-        )  # fmt: skip
-    except ValueError as error:
-        raise UserError(str(error), "algo") from error
+from madiff.values import ActorCritic
 
 
 def make_networks(config: Config, spec: EnvironmentSpec, seed: int) -> nn.ModuleDict:
@@ -160,28 +43,24 @@ def make_networks(config: Config, spec: EnvironmentSpec, seed: int) -> nn.Module
         inverse = InverseDynamics(
             features, spec.action_size, spec.agents, config.inverse_width, config.inverse_dynamics
         )
-        return nn.ModuleDict({"denoiser": make_denoiser(config, features), "inverse": inverse})
+        length = config.history + 1 + config.horizon
+        return nn.ModuleDict({"denoiser": make_denoiser(config, features, length, {"returns": 1}), "inverse": inverse})
 
 
-def make_critic(config: Config, spec: EnvironmentSpec, device: torch.device, seed: int) -> JointCritic:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        features = spec.agents + spec.observation_size
-        return JointCritic(spec, features, config.critic_width, config.critic_discount, config.expectile, device)
-
-
-class MADiff(GradientLearner):
+class MADiff(Planner):
     """Learner of the joint diffusion model and the inverse dynamics, with one optimiser (total loss 1/2 of each)."""
 
     def __init__(self, config: Config, spec: EnvironmentSpec, device: torch.device, seed: int) -> None:
         check(config)
         check_agreement(config, spec)
-        self.config, self.spec, self.device = config, spec, device
+        check_student(config)
+        self.config, self.spec, self.device, self.seed = config, spec, device, seed
         self.preprocessing = Preprocessing(spec, config.normalizer).to(device)
         self.networks = make_networks(config, spec, seed).to(device)
         self.schedule = make_schedule(config.schedule, steps=config.diffusion_steps)
         self.parametrization = make_parametrization(config.parametrization, self.schedule)
-        self.critic = make_critic(config, spec, device, seed) if config.critic or config.candidates > 1 else None
+        self.critic = make_joint_critic(config, spec, device, seed)
+        self.student = self._make_student() if config.distill_every else None
         super().__init__(
             self.networks, self.preprocessing,
             torch.optim.Adam(self.networks.parameters(), lr=config.learning_rate, fused=True),
@@ -196,12 +75,14 @@ class MADiff(GradientLearner):
         self.episode_returns = store.returns().to(self.device)
         if self.critic is not None:
             self.critic.fit(store)
-        return WindowSampler(
+        source = WindowSampler(
             store, history=self.config.history, horizon=self.config.horizon, batch_size=self.config.batch_size,
             device=self.device, discount=self.config.discount,
             observations=self.preprocessing.encode(store.observations.to(self.device)),
             extras=() if self.critic is None else EXTRAS,
         )  # fmt: skip
+        self.fit_values(store, source)
+        return source
 
     def update(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         diffusion = self._diffusion_loss(batch, generator)
@@ -211,6 +92,9 @@ class MADiff(GradientLearner):
         metrics = {"loss": loss, "diffusion_loss": diffusion, "inverse_loss": inverse, "gradient_norm": norm}
         if self.critic is not None:
             metrics |= self.critic.update(batch, self.config.history)
+        if self.student is not None and self._student_learns():
+            metrics |= self._distill(batch["observations"], self.asked(batch), generator)
+        metrics |= self.update_values(batch, generator)
         return {name: value.detach() for name, value in metrics.items()}
 
     def visible(self, n: int, generator: torch.Generator) -> Tensor:
@@ -223,6 +107,15 @@ class MADiff(GradientLearner):
     def return_label(self, batch: dict[str, Tensor]) -> Tensor:
         """What a plan is conditioned on, unscaled (B, agent): the return from now on, or of the whole episode."""
         return batch["returns"] if self.config.return_label == "to-go" else self.episode_returns[batch["episode"]]
+
+    def asked(self, batch: dict[str, Tensor]) -> Tensor:
+        """What a policy would ask for at the windows' present, scaled (B, agent): the target less what was paid."""
+        config = self.config
+        whole = torch.full_like(batch["returns"], config.target_return)
+        if not config.track_return or config.return_label == "episode":
+            return whole
+        paid = self.episode_returns[batch["episode"]] - batch["returns"]
+        return (whole - paid / self.preprocessing.returns_scale).clamp(min=0.0).to(whole.dtype)
 
     def _diffusion_loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         x, valid, returns = batch["observations"], batch["valid"], self.return_label(batch)
@@ -263,34 +156,87 @@ class MADiff(GradientLearner):
         valid = batch["transition_valid"][..., None].expand(output.shape[:-1])
         return action_loss(output, batch["actions"], valid, available, self.spec.discrete)
 
-    def policy(self) -> Policy:
-        return MADiffPolicy(
-            self.config, self.spec, self.preprocessing, self.ema.model, self.schedule, self.parametrization,
-            self.critic,
+    def _make_student(self) -> OneStep:
+        return OneStep(
+            self.networks["denoiser"], self.schedule, self.parametrization, self.config.learning_rate,
+            self.config.gradient_clip,
         )  # fmt: skip
 
+    def _student_learns(self) -> bool:
+        return self.updates > self.config.ema_start and self.updates % self.config.distill_every == 0
+
+    def _distill(self, x: Tensor, target: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        ego = torch.randint(self.spec.agents, (len(x),), generator=generator, device=self.device)
+        history = x[:, : self.config.history + 1]
+        return self.student.update(self._acting(None), history, ego, target, generator)
+
+    @property
+    def plan_features(self) -> int:
+        return self.preprocessing.features
+
+    @property
+    def plan_length(self) -> int:
+        return self.config.history + 1 + self.config.horizon
+
+    def plans(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        x = batch["observations"]
+        value, mask = self.preprocessing.condition(x, self.visible(len(x), generator), self.config.history)
+        return torch.where(mask > 0, value, x), mask
+
+    def layout(self) -> PlanLayout:
+        """What the features of a plan mean: identities, then the observation."""
+        leading = [f"agent_{i}" for i in range(self.spec.agents)]
+        return make_layout(self.spec, leading, self.preprocessing.normalizer, self.config.history)
+
+    def policy(
+        self, hooks: Sequence[Hook] = (), *, guide: Hook | None = None, chooser: Chooser | None = None,
+        watch: Watch | None = None,
+    ) -> MADiffPolicy:  # fmt: skip
+        """The hooks run after clipping and after `guide`; the chooser takes the critic's place."""
+        student = self.student.ema.model if self.config.one_step else None
+        return self._acting(student, hooks if guide is None else [guide, *hooks], chooser, watch)
+
+    def _acting(
+        self, student: nn.Module | None, hooks: Sequence[Hook] = (), chooser: Chooser | None = None,
+        watch: Watch | None = None,
+    ) -> MADiffPolicy:  # fmt: skip
+        return MADiffPolicy(
+            self.config, self.spec, self.preprocessing, self.ema.model, self.schedule, self.parametrization,
+            self.critic, hooks, chooser, watch, student,
+        )  # fmt: skip
+
+    @property
+    def _beside(self) -> dict[str, ActorCritic | OneStep]:
+        """The learners beside the planner, by the name their weights have."""
+        beside = {"critic": self.critic, "student": self.student}
+        return {name: learner for name, learner in beside.items() if learner is not None}
+
     def weights(self) -> dict[str, Tensor]:
-        critic = {} if self.critic is None else self.critic.weights()
-        return super().weights() | {f"critic.{key}": value for key, value in critic.items()}
+        own = super().weights()
+        return own | {f"{name}.{key}": v for name, one in self._beside.items() for key, v in one.weights().items()}
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Raises UserError where several candidates are to be ranked and the weights hold no critic."""
         super().load_weights(weights)
-        critic = {key.removeprefix("critic."): value for key, value in weights.items() if key.startswith("critic.")}
-        if self.critic is None:
-            return
-        if not critic:
-            what = f"{self.config.candidates} candidates need a critic, which this training had not"
-            raise UserError(what, "algo.candidates", "1, or a training with algo.critic=true")
-        self.critic.load_weights(critic)
+        for name, learner in self._beside.items():
+            held = {key.removeprefix(f"{name}."): v for key, v in weights.items() if key.startswith(f"{name}.")}
+            if not held:
+                raise UserError(*self._missing(name))
+            learner.load_weights(held)
+
+    def _missing(self, name: str) -> tuple[str, str, str]:
+        if name == "student":
+            return "there is no student in this training", "algo.distill_every", "0"
+        what = f"{self.config.candidates} candidates need a critic, which this training had not"
+        return what, "algo.candidates", "1, or a training with algo.critic=true"
 
     def training_state(self) -> dict[str, Any]:
-        return super().training_state() | ({} if self.critic is None else {"critic": self.critic.training_state()})
+        return super().training_state() | {name: one.training_state() for name, one in self._beside.items()}
 
     def load_training_state(self, state: dict[str, Any]) -> None:
         super().load_training_state(state)
-        if self.critic is not None:
-            self.critic.load_training_state(state["critic"])
+        for name, learner in self._beside.items():
+            learner.load_training_state(state[name])
 
 
 def make(config: Config, spec: EnvironmentSpec, device: torch.device, seed: int) -> MADiff:

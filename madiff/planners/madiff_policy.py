@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,8 +14,9 @@ from madiff.diffusion.parametrization import Parametrization
 from madiff.diffusion.sampler import Sampler
 from madiff.diffusion.schedule import Schedule
 from madiff.diffusion.solvers import make_solver
-from madiff.interfaces import EnvironmentSpec
+from madiff.interfaces import EnvironmentSpec, Hook
 from madiff.planners.joint_critic import JointCritic
+from madiff.planners.planner import Chooser, Planned, Watch
 from madiff.planners.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -32,30 +34,40 @@ class MADiffPolicy:
     Decentralised agents of one environment share their initial noise when `common_noise` is set: common random
     numbers cost no communication and keep the agents' plans consistent. An agent with one legal action (a dead
     one) needs no plan and gets none.
+
+    watch: is shown every plan that is carried out. context: tensors (n, ...) by name that the caller may set before
+    any step; hooks and chooser find them, and `time`, the steps since `reset`, of the environment planned for.
+    student: plans in one call, without guidance, in place of the denoiser in `networks`.
     """
 
     def __init__(
         self, config: Config, spec: EnvironmentSpec, preprocessing: Preprocessing, networks: nn.ModuleDict,
         schedule: Schedule, parametrization: Parametrization, critic: JointCritic | None = None,
+        hooks: Sequence[Hook] = (), chooser: Chooser | None = None, watch: Watch | None = None,
+        student: nn.Module | None = None,
     ) -> None:  # fmt: skip
-        self.critic = critic
+        self.critic, self.chooser, self.watch = critic, chooser, watch
+        self.candidates = config.candidates if chooser is None else chooser.candidates
+        self.context: dict[str, Tensor] = {}
+        self.info: dict[str, list[Tensor]] = {}
         self.config, self.spec, self.preprocessing = config, spec, preprocessing
         self.inverse = networks["inverse"]
-        self.denoiser = ClassifierFree(networks["denoiser"], config.guidance_weight)
-        self.sampler = Sampler(schedule, parametrization, make_solver(config.solver), hooks=[ClipX0()])
-        schedule.grid(config.sampler_steps)  # refuses an impossible number of steps now, not after training
+        self.denoiser = ClassifierFree(networks["denoiser"], config.guidance_weight) if student is None else student
+        self.sampler_steps = config.sampler_steps if student is None else 1
+        self.sampler = Sampler(schedule, parametrization, make_solver(config.solver), hooks=[ClipX0(), *hooks])
+        schedule.grid(self.sampler_steps)  # refuses an impossible number of steps now, not after training
         self.decentralised = config.execution == "decentralised"
         self.parameters = sum(p.numel() for p in networks.parameters())
-        if config.candidates > 1:
+        if self.candidates > 1 and chooser is None:
             self.parameters += sum(p.numel() for p in critic.acting.parameters())
-        self.network_calls_per_decision = config.sampler_steps
+        self.network_calls_per_decision = self.sampler_steps * (1 + sum(getattr(h, "repeats", 0) for h in hooks))
 
     def reset(self, seed: int, n: int) -> None:
         device = self.preprocessing.returns_scale.device
         self.generator = torch.Generator(device).manual_seed(seed)
         self.history: Tensor | None = None
         self.noise: Tensor | None = None
-        self.n = n
+        self.n, self.steps = n, 0
         self.target = torch.full((n, self.spec.agents), self.config.target_return, device=device)
 
     def receive(self, rewards: Tensor) -> None:
@@ -73,10 +85,16 @@ class MADiffPolicy:
         environment, ego = self._planning_rows(masks, active)
         output = torch.zeros(self.n, self.spec.agents, self.spec.action_size, device=observations.device)
         self._draw_noise()
-        at_once = max(1, self.config.plan_batch // self.config.candidates)
+        told = {"time": observations.new_full((self.n,), self.steps), **self.context}
+        self.steps += 1
+        at_once = max(1, self.config.plan_batch // self.candidates)
         for rows in torch.arange(len(environment)).split(at_once) if len(environment) else ():
             e, a = environment[rows], ego[rows]
-            plan = self._best_plan(e, a, masks)
+            mine = {name: value[e] for name, value in told.items()}
+            plan = self._best_plan(e, a, masks, mine)
+            if self.watch is not None:
+                known = self.known(self.history[e], a)[1].bool().expand_as(plan)
+                self.watch(Planned(plan, known, mine, self.info))
             actions = self.inverse(*self._transition(plan, e))
             if self.decentralised:
                 output[e, a] = actions[torch.arange(len(a)), a]
@@ -84,23 +102,30 @@ class MADiffPolicy:
                 output[e] = actions
         return greedy_action(output, masks, self.spec.discrete)
 
-    def plan(self, history: Tensor, ego: Tensor, noise: Tensor, target: Tensor) -> Tensor:
+    def plan(
+        self, history: Tensor, ego: Tensor, noise: Tensor, target: Tensor, told: dict[str, Tensor] | None = None
+    ) -> Tensor:
         """Sample joint plans (B * candidates, T, agent, F) from encoded histories (B, history + 1, agent, F).
 
         ego (B,): the agent whose observations are visible, ignored when centralised; noise (B * candidates, T, agent,
-        F) ~ N(0, I); target (B, agent): the return asked for, 1 = the best in the data.
+        F) ~ N(0, I); target (B, agent): the return asked for, 1 = the best in the data; told: context of the hooks.
         """
+        cond = {"returns": target[..., None], "keep": history.new_ones(len(history))}
+        sample = self.sampler.sample(
+            self.denoiser, (len(history), *noise.shape[1:]), steps=self.sampler_steps, cond=cond, noise=noise,
+            candidates=len(noise) // len(history), known=self.known(history, ego),
+            temperature=self.config.temperature, generator=self.generator, context=told,
+        )  # fmt: skip
+        self.info = sample.info
+        return sample.x.reshape(noise.shape)
+
+    def known(self, history: Tensor, ego: Tensor) -> tuple[Tensor, Tensor]:
+        """What plans are told, see `Preprocessing.condition`, from histories (B, history + 1, agent, F)."""
         x = torch.cat([history, history[:, -1:].expand(-1, self.config.horizon, -1, -1)], dim=1)
         visible = torch.ones(x.shape[0], x.shape[2], dtype=torch.bool, device=x.device)
         if self.decentralised:
             visible = torch.arange(x.shape[2], device=x.device) == ego[:, None]
-        cond = {"returns": target[..., None], "keep": x.new_ones(x.shape[0])}
-        sample = self.sampler.sample(
-            self.denoiser, x.shape, steps=self.config.sampler_steps, cond=cond, noise=noise,
-            candidates=len(noise) // len(x), known=self.preprocessing.condition(x, visible, self.config.history),
-            temperature=self.config.temperature, generator=self.generator,
-        )  # fmt: skip
-        return sample.x.reshape(noise.shape)
+        return self.preprocessing.condition(x, visible, self.config.history)
 
     def _transition(self, plan: Tensor, environment: Tensor) -> tuple[Tensor, Tensor]:
         """The planned observations now and one step on, (B, agent, F) each, under the ablation chosen.
@@ -141,17 +166,22 @@ class MADiffPolicy:
             return
         copies = self.spec.agents if self.decentralised and not self.config.common_noise else 1
         length = self.config.history + 1 + self.config.horizon
-        shape = (self.n, copies, self.config.candidates, length, self.spec.agents, self.preprocessing.features)
+        shape = (self.n, copies, self.candidates, length, self.spec.agents, self.preprocessing.features)
         self.noise = torch.randn(shape, generator=self.generator, device=self.generator.device)
 
-    def _best_plan(self, environment: Tensor, ego: Tensor, masks: Tensor | None) -> Tensor:
-        """One plan (B, T, agent, F) per row: the candidate that ranks first."""
+    def _best_plan(
+        self, environment: Tensor, ego: Tensor, masks: Tensor | None, told: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """One plan (B, T, agent, F) per row: the candidate that is chosen, or ranks first."""
         noise = self.noise[environment, ego % self.noise.shape[1]]
-        plans = self.plan(self.history[environment], ego, noise.flatten(0, 1), self.target[environment])
-        if self.config.candidates == 1:
+        plans = self.plan(self.history[environment], ego, noise.flatten(0, 1), self.target[environment], told)
+        if self.candidates == 1:
             return plans
         plans = plans.view_as(noise)
-        best = self._rank(plans, None if masks is None else self._known_masks(masks[environment], ego)).argmax(1)
+        if self.chooser is not None:
+            best = self.chooser(plans, told or {})
+        else:
+            best = self._rank(plans, None if masks is None else self._known_masks(masks[environment], ego)).argmax(1)
         return plans[torch.arange(len(plans), device=plans.device), best]
 
     def _known_masks(self, masks: Tensor, ego: Tensor) -> Tensor:

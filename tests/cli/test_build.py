@@ -110,6 +110,16 @@ def test_data_from_a_file_is_cut_to_the_episodes_asked_for(tmp_path):
     assert build.make_store(data(path=tmp_path / "three.h5", episodes=9), problem)().episodes == 3
 
 
+def test_actions_that_nobody_played_are_still_the_environments(tmp_path):
+    problem = build.make_problem({"name": "smac-like"}, 2, None, CPU)
+    spec = problem.spec
+    store(2, spec.observation_size, spec.action_size - 1).save(tmp_path / "few.h5")
+    assert build.make_store(data(path=tmp_path / "few.h5"), problem)().action_size == spec.action_size
+    store(2, spec.observation_size, spec.action_size + 1).save(tmp_path / "many.h5")
+    with pytest.raises(UserError, match="data.path: the data's action_size is"):
+        build.make_store(data(path=tmp_path / "many.h5"), problem)
+
+
 def test_unknown_qualities_and_formats_are_refused_before_any_work():
     problem = build.make_problem({"name": "smac-like"}, 2, None, CPU)
     with pytest.raises(UserError, match="godo.*allowed.*good"):

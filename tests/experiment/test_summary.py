@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
 
 from madiff.experiment.rollout import Rollout
 from madiff.experiment.summary import Summary, decision_flops, decision_milliseconds, evaluation_metrics, print_table
@@ -97,3 +98,27 @@ def test_flops_of_one_decision_are_those_of_its_matrix_products():
             return (observations @ self.weight).argmax(-1)
 
     assert decision_flops(Linear(), torch.zeros(8, 3, 4), None) == 2 * 3 * 4 * 5
+
+
+def test_flops_are_torch_s_own_count_and_gradients_count_too():
+    network = torch.nn.Sequential(torch.nn.Conv1d(2, 4, 3), torch.nn.Flatten(), torch.nn.Linear(12, 1))
+
+    class Plain:
+        def reset(self, seed, n):
+            pass
+
+        def act(self, observations, masks):
+            with torch.no_grad():
+                return network(observations)
+
+    class Guided(Plain):
+        def act(self, observations, masks):
+            x = observations.clone().requires_grad_()
+            return torch.autograd.grad(network(x).sum(), x)[0]
+
+    x = torch.randn(1, 2, 5)
+    with FlopCounterMode(display=False) as counter:
+        Plain().act(x, None)
+    forward = decision_flops(Plain(), x, None)
+    assert forward == counter.get_total_flops() == 2 * (2 * 4 * 3 * 3 + 12)
+    assert decision_flops(Guided(), x, None) > 1.5 * forward
