@@ -116,7 +116,7 @@ def _between(points: Tensor, sets: Sequence[SafeSet], time: Tensor, free: Tensor
 def trapped(positions: Tensor, threshold: float = TRAP, valid: Tensor | None = None) -> Tensor:
     """(n,) bool: whether some agent's consecutive waypoints are further apart than the threshold.
 
-    positions (n, time, agent, d), normalised to [-1, 1]; the trap rate is the mean. valid (n, time) bool.
+    positions (n, time, agent, d), scaled to [-1, 1] over the data; the trap rate is the mean. valid (n, time) bool.
     """
     jumps = positions.diff(dim=1).norm(dim=-1) > threshold
     if valid is not None:
@@ -144,7 +144,10 @@ def of_plans(
         clamped = known.expand(plans.shape)[:, now:, :, spoken].any(-1)
     found: dict[str, Any] = {"violations": measure(points, sets, time, clamped=clamped, between=between)}
     if positions:
-        found["trapped"] = trapped(plans[:, now:, :, list(positions)])
+        # -1 and 1 are the ends of the data, whether the normaliser is linear between them or not.
+        low, high = (layout.denormalize(torch.full_like(plans[:1, :1], end)) for end in (-1.0, 1.0))
+        reach = ((high - low) / 2).clamp(min=torch.finfo(plans.dtype).tiny)
+        found["trapped"] = trapped((points / reach)[..., list(positions)])
     return found
 
 

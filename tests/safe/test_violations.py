@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from madiff.data.normalizers import CDF
 from madiff.data.store import EpisodeStore
 from madiff.interfaces import UserError
 from safe.distance import Distance
@@ -95,6 +96,20 @@ def test_plans_are_judged_in_real_units_from_now_on():
     assert found["violations"].least_clamped.item() == pytest.approx(1.0, abs=1e-6)
     assert found["trapped"].tolist() == [True]  # 0.5 of real x is 0.25 of normalised x
     assert "trapped" not in of_plans(points, sets, layout)
+
+
+def test_traps_are_measured_over_the_range_of_the_data_whatever_the_normaliser():
+    data = torch.cat([torch.linspace(0, 1, 500), torch.linspace(1, 10, 20)])[:, None].expand(-1, 4)
+    fitted = CDF().fit(data)
+
+    class Bent(Layout):
+        normalize, denormalize = staticmethod(fitted.normalize), staticmethod(fitted.denormalize)
+
+    steps = torch.tensor([[0.0, 0.9, 0.9], [1.0, 1.9, 2.85]])  # 0.9 is 0.18 of half the range, 0.95 is 0.19
+    points = steps[:, :, None, None].expand(-1, -1, 1, 4).clone()
+    assert of_plans(fitted.normalize(points), [], Bent(), (2,))["trapped"].tolist() == [False, False]
+    points[1, 2] += 0.1
+    assert of_plans(fitted.normalize(points), [], Bent(), (2,))["trapped"].tolist() == [False, True]
 
 
 def test_rollouts_are_judged_at_every_step_they_have():
