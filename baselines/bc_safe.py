@@ -1,7 +1,7 @@
 """BC-Safe: behaviour cloning of the episodes within the cost budget (arXiv 2306.09303).
 
-Raises UserError where no episode of the data is within the budget. The undiscounted cost of an episode is summed over
-its agents. Deviations: those of `bc`.
+Raises UserError where no episode of the data is within the budget. The cost of an episode is not discounted, and the
+team's is the mean over agents. Deviations: those of `bc`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What the safe offline baselines share: the budget, the team's cost and its scale, and the Lagrange multiplier.
 
-A budget is the largest sum of costs an episode may have, over all agents: one budget holds for the team. Rewards are
-each agent's own. Cost critics bootstrap past a time limit and not past a termination, as reward critics do.
+A budget is the largest cost an episode may have, summed over its steps: one budget holds for the team, whose cost is
+the mean over agents, as in every report. Rewards are each agent's own. Cost critics bootstrap past a time limit and
+not past a termination, as reward critics do.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from madiff.values import ActorCritic, RewardScale, Target, Transitions, real_di
 
 
 def team_costs(costs: Tensor) -> Tensor:
-    """(..., agent) -> (...): what a step costs the team, the sum over agents."""
-    return costs.sum(-1)
+    """(..., agent) -> (...): what a step costs the team, the mean over agents."""
+    return costs.mean(-1)
 
 
 def episode_costs(store: EpisodeStore) -> Tensor:

@@ -61,7 +61,7 @@ def test_step_by_step_equals_the_whole_sequence_and_forgets_beyond_the_context()
 def test_training_asks_for_what_was_still_to_come():
     made, source = learner(cdt, context=4, augment=0.0)
     data, batch = store(), batch_of(source)
-    seen = made.rows(batch, batch["costs"].sum(-1))
+    seen = made.rows(batch, batch["costs"].mean(-1))
     rewards_to_go, cost_to_go = source.windows.returns, costs_to_go(data)
     returns = made.returns.high - made.returns.low
     costs = episode_costs(data).max() - episode_costs(data).min()
@@ -100,11 +100,11 @@ def test_acting_asks_for_what_is_left():
         inputs = policy.inputs(torch.rand(2, AGENTS, OBSERVATION))
         wanted, allowed, time, before = inputs[..., -3 - ACTIONS :].split([1, 1, 1, ACTIONS], -1)
         assert torch.allclose(wanted, ((target - 0.5 * step) / returns).expand_as(wanted), atol=1e-4)
-        assert torch.allclose(allowed, ((4.0 - 6.0 * step) / costs).float().expand_as(allowed), atol=1e-5)
+        assert torch.allclose(allowed, ((4.0 - 2.0 * step) / costs).float().expand_as(allowed), atol=1e-5)
         assert bool((time == step).all()) and torch.equal(before, policy.last)
         policy.act(torch.rand(2, AGENTS, OBSERVATION), None)
         policy.receive(torch.full((2, AGENTS), 0.5))
-        policy.pay(torch.full((2, AGENTS), 2.0))  # 6 of the whole team; more than is allowed from the first step on
+        policy.pay(torch.full((2, AGENTS), 2.0))  # more than is allowed from the second step on
 
 
 def test_the_frontier_by_brute_force():

@@ -39,8 +39,8 @@ def test_costs_of_a_team_by_loops():
     store = constrained_toys.store()
     to_go, first = constrained.costs_to_go(store, 0.9), 0
     for episode, length in enumerate(store.lengths.tolist()):
-        costs = [float(sum(store.costs[first + t])) for t in range(length)]
-        assert math.isclose(float(constrained.episode_costs(store)[episode]), sum(costs))
+        costs = [float(sum(store.costs[first + t])) / AGENTS for t in range(length)]
+        assert math.isclose(float(constrained.episode_costs(store)[episode]), sum(costs), rel_tol=1e-6)
         for t in range(length):
             expected = sum(0.9**k * c for k, c in enumerate(costs[t:]))
             assert math.isclose(float(to_go[first + t]), expected, abs_tol=1e-5)
@@ -211,7 +211,7 @@ def pairs(costs, returns):
     """One-step episodes of a team of two with these costs and returns."""
     return EpisodeStore.from_arrays(
         [{"observations": torch.zeros(2, 2, OBSERVATION), "actions": torch.zeros(1, 2, ACTIONS),
-          "rewards": torch.full((1, 2), float(r)), "costs": torch.full((1, 2), float(c) / 2), "terminated": True}
+          "rewards": torch.full((1, 2), float(r)), "costs": torch.tensor([[2.0 * c, 0.0]]), "terminated": True}
          for c, r in zip(costs, returns, strict=True)]
     )  # fmt: skip
 

@@ -58,7 +58,7 @@ def test_losses_by_loops(bound):
                 for seen in (steps.observations, steps.next_observations)
             )
             after = [0.0 if steps.terminated[b] else 0.99 * v for v in after]
-            cost = float(batch["costs"][b, 0].sum() / made.cost_scale.scale)
+            cost = float(batch["costs"][b, 0].mean() / made.cost_scale.scale)
             e = float(steps.rewards[b, i]) - multiplier * cost + after[0] - now[0]
             w = math.exp(e / 0.4) if e < 0 else e / 0.4 + 1
             f = w * math.log(w) - w + 1 if w < 1 else 0.5 * (w - 1) ** 2
