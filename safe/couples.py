@@ -1,0 +1,148 @@
+"""The quadratic program of N robots whose constraints couple two of them at a time, without ever storing the zeros.
+
+minimise 1/2 sum_i w_i |u_i - r_i|^2 subject to, for every row, a . u_first + c . u_second <= limit.
+
+Every two of N robots keeping apart makes N (N - 1) / 2 such rows over N d variables, each touching 2 d of them; a row
+of one robot (an obstacle, a wall) has a zero second normal. Products with the rows cost d per row, and the normal
+matrix is put together from its d x d blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from madiff.interfaces import UserError
+from safe import interior
+from safe.qp import QPSolution
+
+STEPS = 18
+
+
+class CoupledRows(NamedTuple):
+    """Rows over robots: first, second (m,) robot indices; normals (batch, m, 2, d), of the first and of the second."""
+
+    first: Tensor
+    second: Tensor
+    normals: Tensor
+    robots: int
+
+    def apply(self, x: Tensor) -> Tensor:
+        points = x.unflatten(-1, (self.robots, -1))
+        return (self.normals * torch.stack((points[:, self.first], points[:, self.second]), 2)).sum((-1, -2))
+
+    def adjoint(self, multipliers: Tensor) -> Tensor:
+        pushes = self.normals * multipliers[..., None, None]
+        total = pushes.new_zeros(len(pushes), self.robots, pushes.shape[-1])
+        total.index_add_(1, self.first, pushes[:, :, 0]).index_add_(1, self.second, pushes[:, :, 1])
+        return total.flatten(1)
+
+    def normal(self, weights: Tensor) -> Tensor:
+        """Lower triangle of G' diag(weights) G: a block per robot on the diagonal, and one per couple."""
+        batch, _, _, d = self.normals.shape
+        one, other = self.normals[:, :, 0], self.normals[:, :, 1]
+        swap = (self.first < self.second)[:, None]
+        low, high = torch.where(swap, other, one), torch.where(swap, one, other)
+        row, column = torch.maximum(self.first, self.second), torch.minimum(self.first, self.second)
+        left = torch.stack((one, other, low), 1) * weights[:, None, :, None]
+        right = torch.stack((one, other, high), 1)
+        values = left[..., :, None] * right[..., None, :]
+        robots = self.robots
+        places = torch.stack((self.first * (robots + 1), self.second * (robots + 1), row * robots + column))
+        blocks = values.new_zeros(batch, robots * robots, d, d)
+        blocks.index_add_(1, places.flatten(), values.flatten(1, 2))
+        square = blocks.unflatten(1, (robots, robots)).transpose(2, 3)
+        return square.reshape(batch, robots * d, robots * d)
+
+    def scaled(self) -> tuple[CoupledRows, Tensor]:
+        """The same rows at unit length, and what each was multiplied by (batch, m); zero rows stay."""
+        length = torch.linalg.vector_norm(self.normals, dim=(-1, -2))
+        empty = length <= 1e-15 * length.amax(-1, keepdim=True)
+        scale = torch.where(empty, 1.0, 1.0 / torch.where(empty, 1.0, length))
+        return self._replace(normals=self.normals * scale[..., None, None]), scale
+
+
+def pairs(robots: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Indices (first, second) of every two of N robots, first < second: each (N (N - 1) / 2,)."""
+    first, second = torch.triu_indices(robots, robots, 1, device=device)
+    return first, second
+
+
+def solve(
+    reference: Tensor,
+    first: Tensor,
+    second: Tensor,
+    normals: Tensor,
+    limits: Tensor,
+    weights: Tensor | None = None,
+    *,
+    steps: int = STEPS,
+) -> QPSolution:
+    """Move N robots as little as possible until every row holds; differentiable in all but the indices.
+
+    reference (..., N, d); first, second (m,) int64; normals (..., m, 2, d), of the first and the second robot;
+    limits (..., m); weights (..., N) positive, default 1. Returns x (..., N, d) and multipliers (..., m).
+    A problem without a feasible point gets the least sum of squared violations, rows at unit length, and is flagged.
+    Raises UserError for shapes that do not fit.
+    """
+    *batch, robots, d = reference.shape
+    rows = len(first)
+    if normals.shape[-3:] != (rows, 2, d) or limits.shape[-1:] != (rows,) or second.shape != first.shape:
+        raise UserError(
+            f"normals {tuple(normals.shape)}, limits {tuple(limits.shape)} for {rows} rows over {robots} robots",
+            "safe.couples.solve", f"normals (..., {rows}, 2, {d}), limits (..., {rows}), second ({rows},)",
+        )  # fmt: skip
+    weights = torch.ones_like(reference[..., 0]) if weights is None else weights
+    shape = torch.broadcast_shapes(tuple(batch), normals.shape[:-3], limits.shape[:-1], weights.shape[:-1])
+    flat = (
+        reference.expand(*shape, robots, d).reshape(-1, robots, d),
+        normals.expand(*shape, rows, 2, d).reshape(-1, rows, 2, d),
+        limits.expand(*shape, rows).reshape(-1, rows),
+        weights.expand(*shape, robots).reshape(-1, robots),
+    )
+    x, multipliers, feasible, violation, residual = _Couples.apply(*flat, first, second, steps)
+    return QPSolution(
+        x.reshape(*shape, robots, d), multipliers.reshape(*shape, rows), feasible.reshape(shape),
+        residual.reshape(shape), violation.reshape(shape),
+    )  # fmt: skip
+
+
+class _Couples(torch.autograd.Function):
+    """The interior point on coupled rows forward, the KKT system of its active rows backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, reference: Tensor, normals: Tensor, limits: Tensor, weights: Tensor,
+        first: Tensor, second: Tensor, steps: int,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        batch, robots, d = reference.shape
+        dtype = reference.dtype
+        reference, normals, limits, weights = (t.detach().double() for t in (reference, normals, limits, weights))
+        rows, scale = CoupledRows(first, second, normals, robots).scaled()
+        strength = weights.repeat_interleave(d, -1)
+        problem = interior.Problem(
+            torch.diag_embed(strength), -strength * reference.flatten(1), rows, limits * scale,
+            interior.DenseRows(reference.new_zeros(1, 0, robots * d)), reference.new_zeros(batch, 0),
+        )  # fmt: skip
+        ctx.solved = solved = interior.solve(problem, steps)
+        ctx.scale, ctx.reference, ctx.weights, ctx.dtype = scale, reference, weights, dtype
+        multipliers = solved.multipliers * scale
+        violation, residual = solved.measured(scale)
+        outputs = solved.x.unflatten(-1, (robots, d)).to(dtype, copy=True), multipliers.to(dtype, copy=True)
+        ctx.mark_non_differentiable(solved.feasible, violation, residual)
+        return *outputs, solved.feasible, violation, residual
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dx: Tensor, dm: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        solved, rows = ctx.solved, ctx.solved.problem.rows
+        a, b, _ = solved.adjoint(dx.double().flatten(1), dm.double() * ctx.scale, None)
+        points, a = (v.unflatten(-1, (rows.robots, -1)) for v in (solved.x, a))
+        multipliers, b = solved.multipliers * ctx.scale, b * ctx.scale
+        touched = torch.stack((rows.first, rows.second), -1)
+        normals = -(multipliers[..., None, None] * a[:, touched] + b[..., None, None] * points[:, touched])
+        reference = ctx.weights[..., None] * a
+        weights = -(a * (points - ctx.reference)).sum(-1)
+        return *(g.to(ctx.dtype) for g in (reference, normals, b, weights)), None, None, None
