@@ -54,59 +54,55 @@ def pivoted(matrix: Tensor, offset: Tensor, steps: int) -> tuple[Tensor, Tensor]
     pending = torch.zeros(1, batch, dtype=torch.bool, device=offset.device)
     entering = torch.zeros(1, batch, dtype=torch.long, device=offset.device)
     growth = torch.zeros(1, batch, dtype=offset.dtype, device=offset.device)
-    tolerance = 1e-13 * (1.0 + offset.abs().amax(0, keepdim=True))
+    tolerance = -1e-13 * (1.0 + offset.abs().amax(0, keepdim=True))
     for _ in range(steps):
-        violated = values.masked_fill(active, INFINITY).argmin(0, keepdim=True)
-        entering = torch.where(pending, entering, violated)
-        working = values.gather(0, entering) < -tolerance
+        entering = torch.where(pending, entering, values.masked_fill(active, INFINITY).argmin(0, keepdim=True))
+        slack = values.gather(0, entering)
+        working = slack < tolerance
         column = _column(tableau, entering)
-        length, leaving, blocked = _step_length(values, column, active, entering)
-        length = torch.where(working, length, 0.0)
-        values = values + length * column
+        direction = torch.where(active, -column, column)
+        shortest, leaving = _first_to_vanish(values, direction, active)
+        full = -slack / column.gather(0, entering)
+        blocked = shortest < full
+        length = torch.where(working, torch.minimum(shortest, full), 0.0)
+        values.addcmul_(length, direction)
         growth = growth + length
-        pending = working & blocked
         changed = torch.where(blocked, leaving, entering)
-        _pivot(tableau, changed, working)
-        enters = working & ~blocked
-        swapped = torch.where(enters, growth, 0.0)  # a row that leaves starts with slack zero
+        _sweep(tableau, changed, working, blocked)
+        # The row that enters brings its multiplier; one that leaves starts with slack zero.
+        swapped = torch.where(blocked, 0.0, growth)
         values.scatter_(0, changed, torch.where(working, swapped, values.gather(0, changed)))
-        active.scatter_(0, changed, torch.where(working, enters, active.gather(0, changed)))
+        active.scatter_(0, changed, torch.where(working, ~blocked, active.gather(0, changed)))
+        pending = working & blocked
         growth = torch.where(pending, growth, 0.0)
     both = active[:, None] & active[None, :]
-    return active, torch.where(both, tableau, 0.0)
+    return active, torch.where(both, -tableau, 0.0)
 
 
 def _column(tableau: Tensor, index: Tensor) -> Tensor:
-    """Column `index` (1, batch) of every tableau -> (rows, batch)."""
-    rows, _, batch = tableau.shape
-    return tableau.gather(1, index[None].expand(rows, 1, batch))[:, 0]
-
-
-def _row(tableau: Tensor, index: Tensor) -> Tensor:
+    """Column `index` (1, batch) of every tableau, which is symmetric -> (rows, batch)."""
     rows, _, batch = tableau.shape
     return tableau.gather(0, index[None].expand(1, rows, batch))[0]
 
 
-def _step_length(
-    values: Tensor, column: Tensor, active: Tensor, entering: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """How far the entering multiplier may grow, the row that would leave, and whether it leaves: all (1, batch)."""
-    falling = active & (column < 0)
-    limits = torch.where(falling, values.clamp_min(0.0) / -column, INFINITY)
-    partial, leaving = limits.min(0, keepdim=True)
-    full = -values.gather(0, entering) / column.gather(0, entering)
-    return torch.minimum(partial, full), leaving, partial < full
+def _first_to_vanish(values: Tensor, direction: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    """How far the direction can be followed until an active multiplier is zero, and whose: both (1, batch)."""
+    limits = values.clamp_min(0.0) / -direction
+    return limits.masked_fill(~(active & (direction < 0)), INFINITY).min(0, keepdim=True)
 
 
-def _pivot(tableau: Tensor, index: Tensor, where: Tensor) -> None:
-    """One principal pivot in place on row and column `index` of the problems chosen by `where`, both (1, batch)."""
+def _sweep(tableau: Tensor, index: Tensor, where: Tensor, back: Tensor) -> None:
+    """The symmetric sweep of row and column `index`, or its inverse where `back`, in place: all (1, batch).
+
+    Swept rows A hold minus the inverse of their block, M_NA inverse(M_AA) beside it, and the others their Schur
+    complement (Beaton's operator; Lange, Numerical Analysis for Statisticians, 7.4).
+    """
     rows, _, batch = tableau.shape
-    column, row = _column(tableau, index), _row(tableau, index)
-    pivot = torch.where(where, row.gather(0, index), 1.0)
-    inverse = 1.0 / pivot
-    tableau.addcmul_(column[:, None] * torch.where(where, -inverse, 0.0), row)
-    new_row, new_column = torch.where(where, -row * inverse, row), torch.where(where, column * inverse, column)
-    corner = torch.where(where, inverse, row.gather(0, index))
-    new_column.scatter_(0, index, corner)
-    tableau.scatter_(0, index[None].expand(1, rows, batch), new_row[None])
-    tableau.scatter_(1, index[None].expand(rows, 1, batch), new_column[:, None])
+    column = _column(tableau, index)
+    pivot = column.gather(0, index)
+    inverse = torch.where(where, pivot, 1.0).reciprocal()
+    tableau.addcmul_((column * torch.where(where, -inverse, 0.0))[:, None], column)
+    new = column * torch.where(where, torch.where(back, -inverse, inverse), 1.0)
+    new.scatter_(0, index, torch.where(where, -inverse, pivot))
+    tableau.scatter_(0, index[None].expand(1, rows, batch), new[None])
+    tableau.scatter_(1, index[None].expand(rows, 1, batch), new[:, None])
