@@ -56,7 +56,8 @@ def pivoted(matrix: Tensor, offset: Tensor, steps: int) -> tuple[Tensor, Tensor]
     growth = torch.zeros(1, batch, dtype=offset.dtype, device=offset.device)
     tolerance = -1e-13 * (1.0 + offset.abs().amax(0, keepdim=True))
     for _ in range(steps):
-        entering = torch.where(pending, entering, values.masked_fill(active, INFINITY).argmin(0, keepdim=True))
+        violated = values.masked_fill(active, INFINITY).min(0, keepdim=True).indices
+        entering = torch.where(pending, entering, violated)
         slack = values.gather(0, entering)
         working = slack < tolerance
         column = _column(tableau, entering)

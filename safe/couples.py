@@ -21,47 +21,59 @@ from safe.qp import QPSolution
 STEPS = 18
 
 
-class CoupledRows(NamedTuple):
-    """Rows over robots: first, second (m,) robot indices; normals (batch, m, 2, d), of the first and of the second."""
+class SparseRows(NamedTuple):
+    """Rows with few entries at the same places in every problem of the batch.
 
-    first: Tensor
-    second: Tensor
-    normals: Tensor
-    robots: int
+    columns (m, k) int64: where; values (batch, m, k): what; variables: n.
+    products (batch, m k (k + 1) / 2): every two entries of a row multiplied; places: where each goes in the lower
+    triangle of (n, n), flat. Made by `of`.
+    """
+
+    columns: Tensor
+    values: Tensor
+    variables: int
+    products: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, columns: Tensor, values: Tensor, variables: int) -> SparseRows:
+        p, q = torch.tril_indices(columns.shape[1], columns.shape[1], device=columns.device)
+        one, other = columns[:, p], columns[:, q]
+        twice = 1.0 + ((one == other) & (p != q)).to(values)  # both orders of two entries at one place
+        products = values[..., p] * values[..., q] * twice
+        places = torch.maximum(one, other) * variables + torch.minimum(one, other)
+        return cls(columns, values, variables, products, places)
 
     def apply(self, x: Tensor) -> Tensor:
-        points = x.unflatten(-1, (self.robots, -1))
-        return (self.normals * torch.stack((points[:, self.first], points[:, self.second]), 2)).sum((-1, -2))
+        batch, m, k = self.values.shape
+        return (x.gather(1, self.columns.reshape(1, -1).expand(batch, -1)).view(batch, m, k) * self.values).sum(-1)
 
     def adjoint(self, multipliers: Tensor) -> Tensor:
-        pushes = self.normals * multipliers[..., None, None]
-        total = pushes.new_zeros(len(pushes), self.robots, pushes.shape[-1])
-        total.index_add_(1, self.first, pushes[:, :, 0]).index_add_(1, self.second, pushes[:, :, 1])
-        return total.flatten(1)
+        pushes = (self.values * multipliers[..., None]).flatten(1)
+        total = pushes.new_zeros(len(pushes), self.variables)
+        return total.scatter_add_(1, self.columns.reshape(1, -1).expand_as(pushes), pushes)
 
     def normal(self, weights: Tensor) -> Tensor:
-        """Lower triangle of G' diag(weights) G: a block per robot on the diagonal, and one per couple."""
-        batch, _, _, d = self.normals.shape
-        one, other = self.normals[:, :, 0], self.normals[:, :, 1]
-        swap = (self.first < self.second)[:, None]
-        low, high = torch.where(swap, other, one), torch.where(swap, one, other)
-        row, column = torch.maximum(self.first, self.second), torch.minimum(self.first, self.second)
-        left = torch.stack((one, other, low), 1) * weights[:, None, :, None]
-        right = torch.stack((one, other, high), 1)
-        values = left[..., :, None] * right[..., None, :]
-        robots = self.robots
-        places = torch.stack((self.first * (robots + 1), self.second * (robots + 1), row * robots + column))
-        blocks = values.new_zeros(batch, robots * robots, d, d)
-        blocks.index_add_(1, places.flatten(), values.flatten(1, 2))
-        square = blocks.unflatten(1, (robots, robots)).transpose(2, 3)
-        return square.reshape(batch, robots * d, robots * d)
+        entries = (self.products * weights[..., None]).flatten(1)
+        total = entries.new_zeros(len(entries), self.variables**2)
+        total.scatter_add_(1, self.places.reshape(1, -1).expand_as(entries), entries)
+        return total.unflatten(1, (self.variables, self.variables))
 
-    def scaled(self) -> tuple[CoupledRows, Tensor]:
+    def scaled(self) -> tuple[SparseRows, Tensor]:
         """The same rows at unit length, and what each was multiplied by (batch, m); zero rows stay."""
-        length = torch.linalg.vector_norm(self.normals, dim=(-1, -2))
+        length = torch.linalg.vector_norm(self.values, dim=-1)
         empty = length <= 1e-15 * length.amax(-1, keepdim=True)
         scale = torch.where(empty, 1.0, 1.0 / torch.where(empty, 1.0, length))
-        return self._replace(normals=self.normals * scale[..., None, None]), scale
+        values, products = self.values * scale[..., None], self.products * (scale**2)[..., None]
+        return self._replace(values=values, products=products), scale
+
+
+def coupled(first: Tensor, second: Tensor, normals: Tensor, robots: int) -> SparseRows:
+    """Rows over robots: first, second (m,) indices; normals (batch, m, 2, d), of the first and of the second."""
+    d = normals.shape[-1]
+    within = torch.arange(d, device=first.device)
+    columns = torch.cat((first[:, None] * d + within, second[:, None] * d + within), 1)
+    return SparseRows.of(columns, normals.flatten(2), robots * d)
 
 
 def pairs(robots: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
@@ -120,7 +132,7 @@ class _Couples(torch.autograd.Function):
         batch, robots, d = reference.shape
         dtype = reference.dtype
         reference, normals, limits, weights = (t.detach().double() for t in (reference, normals, limits, weights))
-        rows, scale = CoupledRows(first, second, normals, robots).scaled()
+        rows, scale = coupled(first, second, normals, robots).scaled()
         strength = weights.repeat_interleave(d, -1)
         problem = interior.Problem(
             torch.diag_embed(strength), -strength * reference.flatten(1), rows, limits * scale,
@@ -128,6 +140,7 @@ class _Couples(torch.autograd.Function):
         )  # fmt: skip
         ctx.solved = solved = interior.solve(problem, steps)
         ctx.scale, ctx.reference, ctx.weights, ctx.dtype = scale, reference, weights, dtype
+        ctx.touched = torch.stack((first, second), -1)
         multipliers = solved.multipliers * scale
         violation, residual = solved.measured(scale)
         outputs = solved.x.unflatten(-1, (robots, d)).to(dtype, copy=True), multipliers.to(dtype, copy=True)
@@ -137,11 +150,10 @@ class _Couples(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dx: Tensor, dm: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        solved, rows = ctx.solved, ctx.solved.problem.rows
+        solved, touched = ctx.solved, ctx.touched
         a, b, _ = solved.adjoint(dx.double().flatten(1), dm.double() * ctx.scale, None)
-        points, a = (v.unflatten(-1, (rows.robots, -1)) for v in (solved.x, a))
+        points, a = (v.reshape(ctx.reference.shape) for v in (solved.x, a))
         multipliers, b = solved.multipliers * ctx.scale, b * ctx.scale
-        touched = torch.stack((rows.first, rows.second), -1)
         normals = -(multipliers[..., None, None] * a[:, touched] + b[..., None, None] * points[:, touched])
         reference = ctx.weights[..., None] * a
         weights = -(a * (points - ctx.reference)).sum(-1)

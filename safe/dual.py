@@ -130,7 +130,7 @@ def solve(
 ) -> Solved:  # fmt: skip
     """Solve a batch: q (n, batch), G (m, n, batch), h (m, batch), A (e, n, batch), b (e, batch).
 
-    steps: pivots of the active-set search, for more rows than are enumerated; default 1.5 m + 8.
+    steps: pivots of the active-set search, for more rows than are enumerated; default 1.5 m + 4.
     """
     unconstrained = free(P, A)
     x0 = unconstrained.point(-q, b)
@@ -139,7 +139,7 @@ def solve(
     scale = _scale(diagonal(matrix))
     matrix = matrix * scale[:, None] * scale
     slack = (h - apply(G, x0)) * scale
-    active, active_inverse = _active(matrix, slack, 3 * len(h) // 2 + 8 if steps is None else steps)
+    active, active_inverse = _active(matrix, slack, 3 * len(h) // 2 + 4 if steps is None else steps)
     scaled, feasible = _multipliers(matrix, slack, active, active_inverse)
     multipliers = scaled * scale
     x = x0 - apply(pushes, multipliers)

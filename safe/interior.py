@@ -37,7 +37,7 @@ class Rows(Protocol):
         ...
 
     def normal(self, weights: Tensor) -> Tensor:
-        """G' diag(weights) G: (batch, m) -> (batch, n, n), of which the lower triangle is read."""
+        """G' diag(weights) G: (batch, m) -> a new (batch, n, n), of which the lower triangle is read."""
         ...
 
 
@@ -86,12 +86,12 @@ class Problem(NamedTuple):
 
         Positive semi-definite P: the least shift that rounding needs is added; it slows the steps, not the answer.
         """
-        matrix = self.P + self.rows.normal(weights)
+        matrix = self.rows.normal(weights).add_(self.P)
         if self.A.matrix.shape[1]:
-            matrix = matrix + self.A.normal(torch.full_like(self.b[:1], 1.0 / RELAXATION))
+            matrix += self.A.normal(torch.full_like(self.b[:1], 1.0 / RELAXATION))
         diagonal = matrix.diagonal(dim1=-2, dim2=-1)
-        shifted = matrix + torch.diag_embed(PROXIMAL * diagonal.mean(-1, keepdim=True).expand_as(diagonal))
-        return torch.linalg.cholesky_ex(shifted).L
+        diagonal += PROXIMAL * diagonal.mean(-1, keepdim=True)
+        return torch.linalg.cholesky_ex(matrix).L
 
 
 def solve_factored(factor: Tensor, force: Tensor) -> Tensor:
