@@ -25,7 +25,7 @@ from benchmarks.timing import rate, row
 from safe import couples, qp, qp_layer
 
 ROUNDS = 5
-PEER_ROUNDS = 2  # of the stock layer, which takes seconds
+PEER_ROUNDS = 2  # of the peers, which take seconds
 EPS = 1e-9
 # variables, rows, batch
 DENSE = ((2, 3, 1024), (8, 16, 1024))
@@ -149,23 +149,25 @@ def mode_rows(case: Case, backward: bool, file: Path, distance: dict[str, float]
     for warm in ours.values():
         warm(), warm()
     own: dict[str, list[float]] = {"direct": [], "layer": []}
-    other: dict[str, list[float]] = {"stock": [], "qpth": []}
+    other: dict[str, list[float]] = {"stock layer": [], "qpth": []}
     for turn in range(ROUNDS):
         for name, run in ours.items():
             own[name].append(rate(run))
-        if turn < PEER_ROUNDS:
-            other["stock"].append(rate(stock))
+        if turn >= PEER_ROUNDS:
+            continue
+        other["stock layer"].append(rate(stock))
         if peer is not None:
             answer = peer.measure()
             other["qpth"].append(answer["steps"] / answer["seconds"])
     versions = {name: version(name) for name in ("cvxpylayers", "diffcp")}
+    found = {} if peer is None else {**peer.versions}
+    gaps = {"stock layer": distance, "qpth": {"peer_error": found.pop("error", None)}}
+    versions = {"stock layer": versions, "qpth": found}
     for name in ours:
-        rates = own[name][: len(other["stock"])], other["stock"]
-        made = row(f"{case.name}, {mode}, {name} / stock layer", *rates, "QPs/s", versions)
-        yield made | {"ours": statistics.median(own[name]), "residual": case.residual} | distance
-        made = row(f"{case.name}, {mode}, {name} / qpth", own[name], other["qpth"], "QPs/s", {})
-        found = peer.versions if peer else {}
-        yield made | {"residual": case.residual, "peer_error": found.get("error"), "peer_versions": found}
+        for against in gaps:
+            paired = own[name][: len(other[against]) or None]
+            made = row(f"{case.name}, {mode}, {name} / {against}", paired, other[against], "QPs/s", versions[against])
+            yield made | {"ours": statistics.median(own[name]), "residual": case.residual} | gaps[against]
     if peer is not None:
         peer.close()
 

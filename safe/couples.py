@@ -18,7 +18,7 @@ from madiff.interfaces import UserError
 from safe import interior
 from safe.qp import QPSolution
 
-STEPS = 18
+STEPS, REPAIRS = 12, 3  # enough for crowds of 32 in which 50 of 496 rows are active
 
 
 class SparseRows(NamedTuple):
@@ -138,7 +138,7 @@ class _Couples(torch.autograd.Function):
             torch.diag_embed(strength), -strength * reference.flatten(1), rows, limits * scale,
             interior.DenseRows(reference.new_zeros(1, 0, robots * d)), reference.new_zeros(batch, 0),
         )  # fmt: skip
-        ctx.solved = solved = interior.solve(problem, steps)
+        ctx.solved = solved = interior.solve(problem, steps, REPAIRS)
         ctx.scale, ctx.reference, ctx.weights, ctx.dtype = scale, reference, weights, dtype
         ctx.touched = torch.stack((first, second), -1)
         multipliers = solved.multipliers * scale

@@ -4,8 +4,8 @@ minimise 1/2 x'Px + q'x subject to Gx <= h and Ax = b, with P positive semi-defi
 (Nocedal and Wright, Numerical Optimization, 16.6) on the elastic problem, in which row i may be violated by
 `RELAXATION` times its multiplier: it has a solution whether or not the rows can hold together. One step factors
 P + G' D G once, in the number of variables, however many rows there are. Then the active rows are read off and solved
-for exactly, which takes the residual from the interior point's 1e-8 or so to rounding, and takes the relaxation out
-again wherever the problem is feasible.
+for exactly, which takes the residual from the interior point's 1e-8 or so to rounding, mends rows that were read wrong
+(as most infeasible problems have), and takes the relaxation out again wherever the problem is feasible.
 
 The batch comes first here. Rows may be scaled to unit length beforehand (`DenseRows.scaled` does it).
 """
@@ -20,9 +20,10 @@ from torch import Tensor
 RELAXATION = 1e-9
 FEASIBILITY = 1e-7  # largest violation of a feasible problem relative to 1 + the largest |h|
 PROXIMAL = 1e-11  # relative to the mean diagonal: makes a singular P definite while factoring only
-STEPS = 24
+STEPS = 22
 TO_BOUNDARY = 0.97  # of the longest step that stays inside; nearer to 1 a few problems in 10,000 cycle
-CORRECTIONS = 6
+CORRECTIONS = 3
+REPAIRS = 4
 
 
 class Rows(Protocol):
@@ -132,8 +133,9 @@ class Solved(NamedTuple):
 
 
 def _active_solution(
-    problem: Problem, active: Tensor, cholesky: Tensor, start: tuple[Tensor, Tensor, Tensor], elastic: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    problem: Problem, active: Tensor, cholesky: Tensor, start: tuple[Tensor, Tensor, Tensor], elastic: Tensor,
+    corrections: int = CORRECTIONS,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """(x, multipliers, equality) that meet the active rows and the equalities with equality.
 
     Iterative refinement with the relaxed system's factor: of the relaxed system itself where `elastic` (batch,), of the
@@ -141,7 +143,7 @@ def _active_solution(
     """
     x, multipliers, equality = start
     relaxation = torch.where(elastic, RELAXATION, 0.0)[:, None]
-    for _ in range(CORRECTIONS):
+    for _ in range(corrections):
         pull = -problem.stationarity(x, multipliers, equality)
         gap = torch.where(active, problem.h - problem.rows.apply(x) + relaxation * multipliers, 0.0)
         level = problem.b - problem.A.apply(x)
@@ -154,17 +156,24 @@ def _active_solution(
     return x, multipliers, equality
 
 
-def solve(problem: Problem, steps: int = STEPS) -> Solved:
-    """Solve a batch in `steps` interior-point steps, then exactly on the rows found active."""
-    x, slack, multipliers, equality = _start(problem)
+def solve(problem: Problem, steps: int = STEPS, repairs: int = REPAIRS) -> Solved:
+    """Solve a batch in `steps` interior-point steps, then `repairs` times exactly on the rows found active."""
+    iterate = _start(problem)
+    residuals = _residuals(problem, iterate)
     for _ in range(steps):
-        x, slack, multipliers, equality = _step(problem, x, slack, multipliers, equality)
+        iterate, residuals = _step(problem, iterate, residuals)
+    x, slack, multipliers, equality = iterate
     active = multipliers > slack
-    cholesky = problem.factor(active / RELAXATION)
     everywhere = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    start = x, torch.where(active, multipliers, 0.0), equality
-    exact = _active_solution(problem, active, cholesky, start, ~everywhere)
-    relaxed = _active_solution(problem, active, cholesky, start, everywhere)
+    for _ in range(repairs):
+        # Exactly on the active rows: a row whose multiplier is negative leaves, one that is violated enters.
+        cholesky = problem.factor(active / RELAXATION)
+        relaxed = x, torch.where(active, multipliers, 0.0), equality
+        relaxed = _active_solution(problem, active, cholesky, relaxed, everywhere, 2)
+        x, multipliers, equality = relaxed
+        found, active = active, torch.where(active, multipliers > 0, problem.rows.apply(x) > problem.h)
+    active = found
+    exact = _active_solution(problem, active, cholesky, relaxed, ~everywhere)
     tolerance = FEASIBILITY * (1.0 + problem.h.abs().amax(-1))
     feasible = (problem.rows.apply(exact[0]) - problem.h).amax(-1) <= tolerance
     if problem.A.matrix.shape[1]:
@@ -190,13 +199,22 @@ def _interior(values: Tensor) -> Tensor:
     return torch.where(lowest > 0, values, values - lowest + 1.0)
 
 
-def _step(
-    problem: Problem, x: Tensor, slack: Tensor, multipliers: Tensor, equality: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One predictor-corrector step; a problem that is solved to rounding, or cannot be factored, stands still."""
-    pull = problem.stationarity(x, multipliers, equality)
+def _residuals(problem: Problem, iterate: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Of stationarity (batch, n), of the elastic rows (batch, m) and of the equalities (batch, e)."""
+    x, slack, multipliers, equality = iterate
     gap = problem.rows.apply(x) + slack - RELAXATION * multipliers - problem.h
-    level = problem.A.apply(x) - problem.b
+    return problem.stationarity(x, multipliers, equality), gap, problem.A.apply(x) - problem.b
+
+
+def _step(
+    problem: Problem, iterate: tuple[Tensor, ...], residuals: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """One predictor-corrector step; a problem that is solved to rounding, or cannot be factored, stands still.
+
+    The step shrinks the residuals of linear equations by its length, so that they need no second measurement.
+    """
+    _, slack, multipliers, _ = iterate
+    pull, gap, level = residuals
     weights = multipliers / (slack + RELAXATION * multipliers)
     cholesky = problem.factor(weights)
 
@@ -211,21 +229,21 @@ def _step(
     product = slack * multipliers
     mean = product.mean(-1, keepdim=True)
     _, ds, dm, _ = direction(product)
-    length = torch.minimum(_longest(slack, ds), _longest(multipliers, dm))
+    length = _longest(slack, ds, multipliers, dm, 1.0)
     aimed = ((slack + length * ds) * (multipliers + length * dm)).mean(-1, keepdim=True)
     centring = (aimed / mean) ** 3 * mean
     # The second-order term holds along the whole affine step only: where that is cut short, so is the term, or small
     # problems can cycle (Colombo and Gondzio, Further development of multiple centrality correctors, 2008).
     second = torch.minimum(torch.maximum(length**2 * ds * dm, -mean), mean)
-    dx, ds, dm, de = direction(product + second - centring)
-    most = 1.0 / TO_BOUNDARY
-    length = TO_BOUNDARY * torch.minimum(_longest(slack, ds, most), _longest(multipliers, dm, most))
-    moving = (mean > 1e-15) & torch.isfinite(dx).all(-1, keepdim=True) & torch.isfinite(dm).all(-1, keepdim=True)
-    old, change = (x, slack, multipliers, equality), (dx, ds, dm, de)
-    return tuple(torch.where(moving, a + length * d, a) for a, d in zip(old, change, strict=True))
+    change = direction(product + second - centring)
+    length = TO_BOUNDARY * _longest(slack, change[1], multipliers, change[2], 1.0 / TO_BOUNDARY)
+    moving = (mean > 1e-15) & torch.isfinite(length)
+    iterate = tuple(torch.where(moving, a + length * d, a) for a, d in zip(iterate, change, strict=True))
+    remaining = torch.where(moving, 1.0 - length, 1.0)
+    return iterate, tuple(remaining * r for r in residuals)
 
 
-def _longest(values: Tensor, change: Tensor, most: float = 1.0) -> Tensor:
-    """The longest step up to `most` that keeps values + step * change nonnegative: (batch, 1)."""
-    limits = torch.where(change < 0, -values / change, most)
-    return limits.amin(-1, keepdim=True).clamp_max(most)
+def _longest(slack: Tensor, ds: Tensor, multipliers: Tensor, dm: Tensor, most: float) -> Tensor:
+    """The longest step up to `most` that keeps slacks and multipliers nonnegative (batch, 1); NaN where ds or dm is."""
+    fall = torch.maximum((-ds / slack).amax(-1, keepdim=True), (-dm / multipliers).amax(-1, keepdim=True))
+    return 1.0 / fall.clamp_min(1.0 / most)
