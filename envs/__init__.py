@@ -2,12 +2,14 @@
 
 Adding one takes a line in `_ENVIRONMENTS`: the module that offers `parallel(**options)`,
 `batched(copies, device, **options)` and `behaviour(env, quality)`; it may also offer EPISODES, the number recorded for
-a data set unless the user says otherwise, and `score(spec, returns)`, a published normalisation of returns.
+a data set unless the user says otherwise, `score(spec, returns)`, a published normalisation of returns, and
+`constraints(scenario)`, the file of the sets that a scenario's plans should stay in.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +29,7 @@ _ENVIRONMENTS = {
     "bridge": "envs.bridge",
     "pettingzoo": "envs.pettingzoo_env",
     "mamujoco": "envs.mamujoco",
+    "safety-gymnasium": "envs.safety_gymnasium",
 }
 
 
@@ -64,6 +67,12 @@ def score(spec: EnvironmentSpec, returns: float) -> float | None:
     """The return on the scale that publications use for this environment; None where there is none."""
     normalise = getattr(_module(spec.name), "score", None)
     return None if normalise is None else normalise(spec, returns)
+
+
+def constraints(name: str, scenario: str | None = None) -> Path | None:
+    """The constraint file, in real units, that an environment ships for a scenario; None where there is none."""
+    finder = getattr(_module(name), "constraints", None)
+    return None if finder is None else finder(scenario)
 
 
 def _call(name: str, function: str, options: dict[str, Any]) -> Any:

@@ -43,6 +43,7 @@ class EnvironmentSpec:
     episode_limit: longest episode in environment steps.
     options: keyword arguments that make the same environment again.
     observation_sizes, action_sizes: what each agent has of the padded sizes; empty where all agents have all of them.
+    observation_names: of each observed value, the same for all agents; empty where the environment names nothing.
     """
 
     name: str
@@ -56,6 +57,7 @@ class EnvironmentSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     observation_sizes: tuple[int, ...] = ()
     action_sizes: tuple[int, ...] = ()
+    observation_names: tuple[str, ...] = ()
 
 
 class TimeStep(NamedTuple):

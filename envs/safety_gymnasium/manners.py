@@ -1,0 +1,17 @@
+"""What each robot's drivers do at each dial, in each kind of task: found by trying, to span costs and returns."""
+
+from __future__ import annotations
+
+from .scripts import Manners
+
+HAZARDOUS = {
+    "gap": ((0.0, 0.2), (0.5, 0.0), (1.0, 0.0)),
+    "fear": ((0.0, 4.0), (0.25, 0.4), (0.45, 0.0), (0.65, -0.3), (1.0, -0.6)),
+    "linger": ((0.0, 1.0), (0.6, 1.0), (1.0, 0.3)),
+}
+MANNERS = {
+    ("Point", "Goal"): Manners(speed=((0.0, 0.5), (0.7, 2.0), (1.0, 2.0)), **HAZARDOUS),
+    ("Point", "Push"): Manners(speed=((0.0, 0.6), (0.6, 1.0), (1.0, 1.0)), **HAZARDOUS),
+    ("Point", "Circle"): Manners(speed=((0.0, 1.5), (0.4, 2.0), (1.0, 2.0)), wall=((0.0, 0.65), (1.0, 1.45))),
+    ("Car", "Goal"): Manners(speed=((0.0, 0.4), (0.7, 1.0), (1.0, 1.0)), **HAZARDOUS),
+}
