@@ -18,8 +18,8 @@ from .scenarios import SCENARIOS, Scenario
 from .scripts import Driver, Senses
 
 RANDOM = "random"
-NOISE = 0.1
-"""Standard deviation of the Gaussian noise on every action, before it is cut to [-1, 1]."""
+NOISE = {"navigation": 0.1, "velocity": 0.02, "team": 0.02}
+"""Standard deviation of the Gaussian noise on every action, before it is cut to [-1, 1]; runners fall over more."""
 HAZARDS = {"Push": 0.3}
 BOXES = {"Car": 0.125}
 """Radius of hazards where it is not 0.2 m, and half a side of the box to push where that is not 0.2 m."""
@@ -35,8 +35,8 @@ Script = Callable[[Tensor, Tensor], Tensor]  # of observations and dials (n,)
 class DialPolicy:
     """A `Policy` that draws a dial for each copy at `reset`, evenly spread, and acts by a script, with noise."""
 
-    def __init__(self, env: WorkerEnvironment, script: Script, dials: tuple[float, float]) -> None:
-        self.env, self.device, self.script, self.dials = env, env.device, script, dials
+    def __init__(self, env: WorkerEnvironment, script: Script, dials: tuple[float, float], noise: float) -> None:
+        self.env, self.device, self.script, self.dials, self.noise = env, env.device, script, dials, noise
 
     def reset(self, seed: int, n: int) -> None:
         if n != self.env.copies:
@@ -51,18 +51,19 @@ class DialPolicy:
         """(n, agent, A) float32 in [-1, 1]."""
         actions = self.script(observations, self.dial)
         noise = torch.randn(actions.shape, generator=self.generator, device=self.device)
-        return (actions + NOISE * noise).clamp(-1, 1)
+        return (actions + self.noise * noise).clamp(-1, 1)
 
 
 def behaviour(env: WorkerEnvironment, quality: str) -> DialPolicy | RandomPolicy:
     """The policy that makes data of a quality; teams decide from the state of the very environment it is given."""
     if quality == RANDOM:
         return RandomPolicy(env.spec, env.device)
-    script = find_script(SCENARIOS[env.spec.scenario], env)
+    scenario = SCENARIOS[env.spec.scenario]
+    script = find_script(scenario, env)
     known = [*QUALITIES, RANDOM] if script else [RANDOM]
     if script is None or quality not in QUALITIES:
-        raise UserError(f"no quality is called {quality!r} in {env.spec.scenario}", "data.quality", known)
-    return DialPolicy(env, script, QUALITIES[quality])
+        raise UserError(f"no quality is called {quality!r} in {scenario.name}", "data.quality", known)
+    return DialPolicy(env, script, QUALITIES[quality], NOISE[scenario.kind])
 
 
 def find_script(scenario: Scenario, env: WorkerEnvironment) -> Script | None:

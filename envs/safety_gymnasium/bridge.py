@@ -6,6 +6,8 @@ Four faults stand between them, each bridged below and nowhere else:
 3. its `make` reads fields that Gymnasium's `EnvSpec` lost;
 4. mujoco returns arrays of length 1 where it needs a number, and NumPy 2.4 no longer takes one for a number.
 The first two are needed while it is imported and undone afterwards; the last changes the package's own classes only.
+So does what keeps its worlds small: each carries a starry sky of 182 MB, read anew at every reset, and numbers by
+which today's MuJoCo sets half a gigabyte aside for contacts.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ REMOVED = {
     "env_checker": ("PassiveEnvChecker",),
 }
 """Fault 2: the modules that `gymnasium.wrappers` no longer has, and the classes the package takes from each."""
+MEMORY = "16M"
 BEFORE = (
     "glfw", "gymnasium.envs.mujoco.mujoco_rendering", "gymnasium.vector", "gymnasium_robotics", "imageio",
     "mujoco", "xmltodict", "yaml",
@@ -58,6 +61,7 @@ def load() -> ModuleType:
             del sys.modules[name]
         raise UserError(f"Safety-Gymnasium cannot be imported ({error})", PACKAGE, INSTALL) from error
     number_from_arrays()
+    small_worlds()
     return package
 
 
@@ -124,6 +128,20 @@ def number_from_arrays() -> None:
     module.BaseAgent._init_jnt_sensors = find_joint_sensors
     # The module's only use of this name is on a hinge's reading, an array of length 1.
     module.float = number
+
+
+def small_worlds() -> None:
+    """Let worlds be built without a sky, and with MEMORY for contacts, a hundred times what they need."""
+    module = import_module(f"{PACKAGE}.world")
+    parse, unparse = module.xmltodict.parse, module.xmltodict.unparse
+
+    def described(document: dict[str, Any]) -> str:
+        world = document["mujoco"]
+        world["size"] = {"@memory": MEMORY}
+        world["asset"]["texture"] = [entry for entry in world["asset"]["texture"] if entry["@type"] != "skybox"]
+        return unparse(document)
+
+    module.xmltodict = SimpleNamespace(parse=parse, unparse=described)
 
 
 def number(value: Any) -> float:

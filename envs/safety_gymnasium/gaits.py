@@ -19,14 +19,15 @@ OWN = Path(__file__).parent / "actors"
 class Gait:
     """How a body runs; speeds in metres a second, forwards.
 
-    runner, sprinter: levels of its actors; speed: where in what one agent of the whole body observes its speed stands.
-    sprint: above this speed the runner takes over from the sprinter, within 1 m/s; rest: above this one the action
-    fades to none, within 1 m/s.
+    sprinter, runner, walker: levels of its actors, no walker for a body that may rest while it runs; speed: where in
+    what one agent of the whole body observes its speed stands. sprint: above this speed the runner takes over from the
+    sprinter, within 1 m/s; rest: above this one the walker, or rest, takes over from both, within 1 m/s.
     """
 
     folder: Path
-    runner: str
     sprinter: str
+    runner: str
+    walker: str | None
     speed: int
     sprint: Curve
     rest: Curve
@@ -34,11 +35,11 @@ class Gait:
 
 GAITS = {
     "HalfCheetah": Gait(
-        FOLDER, "medium", "medium", 8, sprint=((0.0, 0.0), (1.0, 0.0)), rest=((0.0, 1.0), (1.0, 3.0)),
+        FOLDER, "medium", "medium", None, 8, sprint=((0.0, 0.0), (1.0, 0.0)), rest=((0.0, 1.0), (1.0, 3.0)),
     ),
     "Walker2d": Gait(
-        OWN, "medium", "expert", 8, sprint=((0.0, -6.0), (0.4, -1.0), (1.0, 2.0)),
-        rest=((0.0, 1.8), (0.3, 2.1), (0.5, 6.0), (1.0, 9.0)),
+        OWN, "expert", "medium", "poor", 8, sprint=((0.0, -6.0), (0.4, -1.0), (1.0, 3.0)),
+        rest=((0.0, 1.5), (0.3, 2.0), (0.5, 6.0), (1.0, 9.0)),
     ),
 }  # fmt: skip
 
@@ -48,17 +49,19 @@ class Runner:
 
     def __init__(self, body: str, device: torch.device) -> None:
         gait = self.gait = GAITS[body]
-        levels = (gait.runner, gait.sprinter)
-        self.run, self.sprint = (Actor(gait.folder / f"{body}-v5-{level}.safetensors", device) for level in levels)
+        levels = (gait.sprinter, gait.runner, gait.walker)
+        self.sprint, self.run, self.walk = (
+            level and Actor(gait.folder / f"{body}-v5-{level}.safetensors", device) for level in levels
+        )
 
     def __call__(self, observations: Tensor, dial: Tensor) -> Tensor:
         speed = observations[:, self.gait.speed]
-        running = self.run(observations)
-        fast = fading(speed, at(self.gait.sprint, dial))[:, None]
-        action = running + fast * (self.sprint(observations) - running)
-        return action * fading(speed, at(self.gait.rest, dial))[:, None]
+        action = self.run(observations)
+        calm = self.walk(observations) if self.walk else torch.zeros_like(action)
+        action = torch.lerp(action, self.sprint(observations), fading(speed, at(self.gait.sprint, dial)))
+        return torch.lerp(calm, action, fading(speed, at(self.gait.rest, dial)))
 
 
 def fading(speed: Tensor, limit: Tensor) -> Tensor:
-    """1 up to the limit, 0 from 1 m/s above it."""
-    return (1 - (speed - limit)).clamp(0, 1)
+    """1 up to the limit, 0 from 1 m/s above it: (n,), (n,) -> (n, 1)."""
+    return (1 - (speed - limit)).clamp(0, 1)[:, None]

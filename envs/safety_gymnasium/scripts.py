@@ -106,11 +106,12 @@ class Driver:
         # Where the robot is, seen from the box: how far along the way to the goal, and how far beside it.
         along = -(box * way).sum(-1, keepdim=True)
         beside = -box - along * way
-        ready = (along[:, 0] < -0.5 * self.box) & (beside.norm(dim=-1) < 0.8 * self.box)
+        reach = 1.5 * self.box  # with the posts at its corners, between which the robot finds hold
+        ready = (along[:, 0] < -reach) & (beside.norm(dim=-1) < 0.5 * reach)
         pillars, there = object_places(senses.lidar("pillars"), REACH)
         discs = self.hazards(senses) + Discs.of(pillars, there, self.hazard + BODY + ROOM, 4.0)
-        around = discs + Discs.of(box[:, None], boxed[:, None], self.box + BODY + ROOM, 4.0)
-        behind = box - (self.box + BODY + ROOM + 0.1) * way
+        around = discs + Discs.of(box[:, None], boxed[:, None], reach + BODY + ROOM, 4.0)
+        behind = box - (reach + BODY + 2 * ROOM) * way
         walk = self.go(senses, torch.where(boxed[:, None], behind, box.new_tensor(SEARCH)), around)
         shove = self.towards(senses, way - 5.0 * beside, SHOVE)
         return torch.where((ready & boxed)[:, None], shove, walk)

@@ -102,6 +102,24 @@ def test_fault_4_arrays_where_numbers_are_needed(scenario, hinges):
         assert step.observations[0, 0, at : at + 2].tolist() == pytest.approx([np.sin(angle), np.cos(angle)], abs=1e-6)
 
 
+def test_worlds_are_small_and_move_as_they_did():
+    """With what is left out MuJoCo takes hundreds of megabytes, and the same steps."""
+    world = inner(make("PointGoal2")).task.world
+    import mujoco
+
+    large = mujoco.MjModel.from_xml_string(world.xml_string.replace('memory="16M"', 'njmax="3000" nconmax="1000"'))
+    assert world.model.narena == 16 * 2**20 and large.narena > 10 * world.model.narena
+    assert world.model.ntexdata < 2**20 and "skybox" not in world.xml_string
+    both, rng = [mujoco.MjData(model) for model in (world.model, large)], np.random.default_rng(0)
+    for _ in range(400):
+        control = rng.uniform(-1, 1, 2)
+        for model, data in zip((world.model, large), both, strict=True):
+            data.ctrl[:] = control
+            mujoco.mj_step(model, data)
+    assert np.array_equal(both[0].qpos, both[1].qpos) and both[0].ncon > 0
+    assert both[0].maxuse_arena < world.model.narena / 20
+
+
 LEFT_ALONE = """
 import dataclasses, importlib, sys, types
 from envs.safety_gymnasium import bridge
