@@ -63,7 +63,7 @@ def nearest_change(
 def _quadratic_program(reference: Tensor, rows: Tensor, bound: Tensor, slack: float, backend: str) -> Tensor:
     if backend == "torch" and rows.shape[-2] <= 2:
         return two_rows.solve(reference, rows, bound, slack).x
-    from safe import qp
+    from safe import qp  # needed for three rows and more only
 
     d, m = reference.shape[-1], rows.shape[-2]
     if slack:  # one more unknown per row

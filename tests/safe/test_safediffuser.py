@@ -116,6 +116,14 @@ def test_a_batch_is_corrected_as_its_plans_alone(name):
         torch.testing.assert_close(alone[0], batch[i], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["ros", "res", "exact", "smooth", "predict-correct"])
+def test_fixed_shapes_give_the_same_plans(name, monkeypatch):
+    options = dict(plans=2, steps=4, solver="ddim", dtype=torch.float64)
+    found = draw([make_hook(name, SETS, LAYOUT)], **options).x
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(draw([make_hook(name, SETS, LAYOUT)], **options).x, found, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", HOOKS)
 def test_held_waypoints_stay_and_are_reported_when_unsafe(name):
     value = mean_plan()[None]
