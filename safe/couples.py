@@ -9,7 +9,7 @@ matrix is put together from its d x d blocks.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,55 +17,9 @@ from torch import Tensor
 from madiff.interfaces import UserError
 from safe import interior
 from safe.qp import QPSolution
+from safe.sparse_rows import SparseRows
 
 STEPS, REPAIRS = 12, 3  # enough for crowds of 32 in which 50 of 496 rows are active
-
-
-class SparseRows(NamedTuple):
-    """Rows with few entries at the same places in every problem of the batch.
-
-    columns (m, k) int64: where; values (batch, m, k): what; variables: n.
-    products (batch, m k (k + 1) / 2): every two entries of a row multiplied; places: where each goes in the lower
-    triangle of (n, n), flat. Made by `of`.
-    """
-
-    columns: Tensor
-    values: Tensor
-    variables: int
-    products: Tensor
-    places: Tensor
-
-    @classmethod
-    def of(cls, columns: Tensor, values: Tensor, variables: int) -> SparseRows:
-        p, q = torch.tril_indices(columns.shape[1], columns.shape[1], device=columns.device)
-        one, other = columns[:, p], columns[:, q]
-        twice = 1.0 + ((one == other) & (p != q)).to(values)  # both orders of two entries at one place
-        products = values[..., p] * values[..., q] * twice
-        places = torch.maximum(one, other) * variables + torch.minimum(one, other)
-        return cls(columns, values, variables, products, places)
-
-    def apply(self, x: Tensor) -> Tensor:
-        batch, m, k = self.values.shape
-        return (x.gather(1, self.columns.reshape(1, -1).expand(batch, -1)).view(batch, m, k) * self.values).sum(-1)
-
-    def adjoint(self, multipliers: Tensor) -> Tensor:
-        pushes = (self.values * multipliers[..., None]).flatten(1)
-        total = pushes.new_zeros(len(pushes), self.variables)
-        return total.scatter_add_(1, self.columns.reshape(1, -1).expand_as(pushes), pushes)
-
-    def normal(self, weights: Tensor) -> Tensor:
-        entries = (self.products * weights[..., None]).flatten(1)
-        total = entries.new_zeros(len(entries), self.variables**2)
-        total.scatter_add_(1, self.places.reshape(1, -1).expand_as(entries), entries)
-        return total.unflatten(1, (self.variables, self.variables))
-
-    def scaled(self) -> tuple[SparseRows, Tensor]:
-        """The same rows at unit length, and what each was multiplied by (batch, m); zero rows stay."""
-        length = torch.linalg.vector_norm(self.values, dim=-1)
-        empty = length <= 1e-15 * length.amax(-1, keepdim=True)
-        scale = torch.where(empty, 1.0, 1.0 / torch.where(empty, 1.0, length))
-        values, products = self.values * scale[..., None], self.products * (scale**2)[..., None]
-        return self._replace(values=values, products=products), scale
 
 
 def coupled(first: Tensor, second: Tensor, normals: Tensor, robots: int) -> SparseRows:

@@ -7,7 +7,7 @@ answers: it gets its point of least violation. `last_feasible` says which proble
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import cvxpy as cp
@@ -20,6 +20,9 @@ from torch import Tensor
 from madiff.interfaces import UserError
 from safe import dual, interior
 from safe.qp import METHODS, PIVOTED
+from safe.sparse_rows import SparseRows
+
+SPARSE = 4  # times fewer entries in a row than variables: then the rows are stored entry by entry
 
 
 class Places(NamedTuple):
@@ -34,10 +37,6 @@ class Places(NamedTuple):
         matrix = values.new_zeros(*self.shape, values.shape[-1])
         matrix[self.rows, self.columns] = values
         return matrix
-
-    def stored(self, matrix: Tensor) -> Tensor:
-        """The inverse: (rows, columns, batch) -> (nnz, batch)."""
-        return matrix[self.rows, self.columns]
 
 
 def _places(index: tuple[np.ndarray, np.ndarray, tuple[int, int]]) -> Places:
@@ -84,10 +83,28 @@ class BatchedQPSolver(SolverInterface):
         index = ctx.reduced_P.problem_data_index
         self._quadratic = None if index is None else _places(index)
         self._triangle = index is not None and not bool((self._quadratic.rows > self._quadratic.columns).any())
+        self._slots, self._columns = self._sparse_structure()
         self._small = self.method == "active-set"
         if self.method == "auto":
             rows = self._linear.shape[0] - self._equalities
             self._small = rows <= PIVOTED and self._definite(ctx.reduced_P.reduced_mat)
+
+    def _sparse_structure(self) -> tuple[Tensor, Tensor]:
+        """Per inequality, which stored values it has and in which columns: both (m, k), padded with one past the last.
+
+        k is the largest number of entries in a row, at least 1.
+        """
+        rows, columns, (height, width) = self._linear
+        kept = (rows >= self._equalities) & (columns < width - 1)
+        stored, row = kept.nonzero()[:, 0], rows[kept] - self._equalities
+        order = torch.argsort(row, stable=True)
+        stored, row = stored[order], row[order]
+        counts = torch.bincount(row, minlength=height - self._equalities)
+        k = max(int(counts.max()) if len(counts) else 0, 1)
+        within = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
+        slots = torch.full((height - self._equalities, k), len(rows))
+        slots[row, within] = stored
+        return slots, torch.cat((columns, columns.new_zeros(1)))[slots]
 
     def _definite(self, values: Any) -> bool:
         """Whether P is definite on the null space of equalities with values of no special kind.
@@ -109,21 +126,51 @@ class BatchedQPSolver(SolverInterface):
         self, P: Tensor | None, q: Tensor, A: Tensor, dims: Any, solver_args: dict, needs_grad: bool
     ) -> tuple[Tensor, Tensor, Any]:
         """P (batch, nnz) or None, q (batch, n + 1), A (batch, nnz) -> primal, dual and what backward needs."""
-        e, batch = self._equalities, q.shape[0]
-        matrix = self._linear.dense(A.T.double())
-        G, h = -matrix[e:, :-1], matrix[e:, -1]
-        equalities, b = (None, None) if e == 0 else (-matrix[:e, :-1], matrix[:e, -1])
+        e, batch, n = self._equalities, q.shape[0], q.shape[1] - 1
+        rows = self._linear.shape[0] - e
         force = q.T[:-1].double().contiguous()
         quadratic = self._symmetric(P, force)
-        if G.shape[0] == 0:  # one row that always holds stands for none
-            G, h = force.new_zeros(1, len(force), batch), force.new_ones(1, batch)
-        solution = (dual.solve if self._small else _interior)(quadratic, force, G, h, equalities, b)
-        self.last_feasible = solution.feasible
-        self.last_violation = solution.measured(force, h, b)[0]
-        multipliers = solution.multipliers[: matrix.shape[0] - e]
+        if rows == 0 or self._small or SPARSE * self._slots.shape[1] > n:
+            solution = self._dense(quadratic, force, A.T.double(), batch)
+        else:
+            solution = self._sparse(quadratic, force, A.T.double())
+        self.last_feasible, self.last_violation = solution.feasible, solution.violation
+        multipliers = solution.multipliers[:rows]
         dual_values = multipliers if e == 0 else torch.cat((solution.equality, multipliers))
         primal = solution.x.T.to(q.dtype, copy=True, memory_format=torch.contiguous_format)
         return primal, dual_values.T.to(q.dtype).contiguous(), (solution, q.dtype)
+
+    def _equality(self, values: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The equalities' matrix (e, n, batch) and right-hand side (e, batch), None where there are none."""
+        e = self._equalities
+        if e == 0:
+            return None, None
+        matrix = self._linear.dense(values)[:e]
+        return -matrix[:, :-1], matrix[:, -1]
+
+    def _dense(self, P: Tensor, q: Tensor, values: Tensor, batch: int) -> _Solution:
+        matrix = self._linear.dense(values)[self._equalities :]
+        G, h = -matrix[:, :-1], matrix[:, -1]
+        if len(G) == 0:  # one row that always holds stands for none
+            G, h = q.new_zeros(1, len(q), batch), q.new_ones(1, batch)
+        A, b = self._equality(values)
+        if not self._small:
+            return _interior(P, q, interior.DenseRows(G.movedim(-1, 0)), h, A, b)
+        solved = dual.solve(P, q, G, h, A, b)
+        violation = solved.measured(q, h, b)[0]
+        return _Solution(
+            solved.x, solved.multipliers, solved.equality, solved.feasible, violation, solved.adjoint
+        )
+
+    def _sparse(self, P: Tensor, q: Tensor, values: Tensor) -> _Solution:
+        """The interior point on rows stored entry by entry: a large program whose rows touch few variables each."""
+        padded = torch.cat((values, values.new_zeros(1, values.shape[1])))
+        entries = -padded[self._slots].movedim(-1, 0)
+        rows = SparseRows.of(self._columns.to(values.device), entries, len(q))
+        last = self._linear.columns == self._linear.shape[1] - 1
+        h = values.new_zeros(self._linear.shape[0], values.shape[1])
+        h[self._linear.rows[last]] = values[last]
+        return _interior(P, q, rows, h[self._equalities :], *self._equality(values))
 
     def _symmetric(self, P: Tensor | None, force: Tensor) -> Tensor:
         """P (n, n, batch) from its stored values."""
@@ -147,13 +194,16 @@ class BatchedQPSolver(SolverInterface):
         dm = dprimal.new_zeros(len(dprimal), len(solution.multipliers), dtype=torch.float64)
         dm[:, : rows - e] = ddual[:, e:]
         a, b, c = solution.adjoint(dprimal.T.double(), dm.T, ddual[:, :e].T.double())
-        dA = _outer(solution.multipliers, solution.x, a, b)[: rows - e]
-        dA = torch.cat((-dA, b[: rows - e, None]), 1)
+        multipliers = solution.multipliers
         if e:
-            equalities = torch.cat((-_outer(solution.equality, solution.x, a, c), c[:, None]), 1)
-            dA = torch.cat((equalities, dA))
-        dq = torch.cat((-a, torch.zeros_like(a[:1])))
-        return self._stored_quadratic(a, solution.x, dtype), dq.T.to(dtype), self._linear.stored(dA).T.to(dtype)
+            multipliers, b = torch.cat((solution.equality, multipliers)), torch.cat((c, b))
+        # Stored are -G and h side by side: (arXiv 1703.00443, eq. 8) with a zero below a and a one below x.
+        i, j = self._linear.rows, self._linear.columns
+        zero, one = torch.zeros_like(a[:1]), torch.ones_like(a[:1])
+        a_below, x_below = torch.cat((a, zero)), torch.cat((solution.x, one))
+        dA = multipliers[i] * a_below[j] + b[i] * x_below[j]
+        dq = torch.cat((-a, zero))
+        return self._stored_quadratic(a, solution.x, dtype), dq.T.to(dtype), dA.T.to(dtype)
 
     def _stored_quadratic(self, a: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor | None:
         if self._quadratic is None:
@@ -163,50 +213,37 @@ class BatchedQPSolver(SolverInterface):
         return (-share * (a[i] * x[j] + a[j] * x[i])).T.to(dtype)
 
 
-def _outer(multipliers: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Gradient of the rows' matrix, batch last (arXiv 1703.00443, eq. 8)."""
-    return -(multipliers[:, None] * a + b[:, None] * x)
+class _Solution(NamedTuple):
+    """A solved batch with the batch last, whoever solved it: x (n, batch), multipliers (m, batch), equality (e, batch).
 
+    adjoint(dx, dm, de): as `safe.dual.Solved.adjoint`.
+    """
 
-class _Interior(NamedTuple):
-    """An interior-point solution with the batch last and the rows' own scale, as `safe.dual.Solved` shows its own."""
-
-    inner: interior.Solved
-    scale: Tensor
-
-    @property
-    def x(self) -> Tensor:
-        return self.inner.x.T
-
-    @property
-    def multipliers(self) -> Tensor:
-        return (self.inner.multipliers * self.scale).T
-
-    @property
-    def equality(self) -> Tensor:
-        return self.inner.equality.T
-
-    @property
-    def feasible(self) -> Tensor:
-        return self.inner.feasible
-
-    def measured(self, *_: Any) -> tuple[Tensor, Tensor]:
-        return self.inner.measured(self.scale)
-
-    def adjoint(self, dx: Tensor, dm: Tensor, de: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        a, b, c = self.inner.adjoint(dx.T, dm.T * self.scale, de.T)
-        return a.T, (b * self.scale).T, c.T
+    x: Tensor
+    multipliers: Tensor
+    equality: Tensor | None
+    feasible: Tensor
+    violation: Tensor
+    adjoint: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 def _interior(
-    P: Tensor, q: Tensor, G: Tensor, h: Tensor, A: Tensor | None, b: Tensor | None
-) -> _Interior:
+    P: Tensor, q: Tensor, rows: interior.DenseRows | SparseRows, h: Tensor, A: Tensor | None, b: Tensor | None
+) -> _Solution:
     """The interior point for tensors with the batch last."""
-    rows, scale = interior.DenseRows(G.movedim(-1, 0)).scaled()
-    A = interior.DenseRows(G.new_zeros(1, 0, len(q)) if A is None else A.movedim(-1, 0))
+    rows, scale = rows.scaled()
+    A = interior.DenseRows(q.new_zeros(1, 0, len(q)) if A is None else A.movedim(-1, 0))
     b = q.new_zeros(q.shape[1], 0) if b is None else b.T
-    problem = interior.Problem(P.movedim(-1, 0), q.T, rows, h.T * scale, A, b)
-    return _Interior(interior.solve(problem), scale)
+    solved = interior.solve(interior.Problem(P.movedim(-1, 0), q.T, rows, h.T * scale, A, b))
+
+    def adjoint(dx: Tensor, dm: Tensor, de: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        a, b, c = solved.adjoint(dx.T, dm.T * scale, de.T)
+        return a.T, (b * scale).T, c.T
+
+    multipliers = (solved.multipliers * scale).T
+    return _Solution(
+        solved.x.T, multipliers, solved.equality.T, solved.feasible, solved.measured(scale)[0], adjoint
+    )
 
 
 def layer(

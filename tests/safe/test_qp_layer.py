@@ -6,7 +6,7 @@ import torch
 from cvxpylayers.torch import CvxpyLayer
 
 from madiff.interfaces import UserError
-from safe import qp, qp_layer
+from safe import couples, qp, qp_layer
 
 DOUBLE = torch.float64
 BATCH = 4
@@ -91,6 +91,25 @@ def test_slack_variables_without_curvature_go_to_the_interior_point():
     rows = [parameters[1] @ u + parameters[2] + slack >= 0, slack >= 0]
     problem = cp.Problem(cp.Minimize(cp.sum_squares(u - parameters[0]) + 10 * cp.sum(slack)), rows)
     agree(problem, parameters, [u, slack], tensors)
+
+
+def test_rows_that_touch_few_variables_agree_with_the_stock_layer_and_with_the_robots_own_solver():
+    """Nine robots in the plane: 36 rows with 4 entries among 18 variables, and an equality for the centre."""
+    first, second = couples.pairs(9)
+    (reference,) = values((9, 2))
+    lines = torch.nn.functional.normalize(reference[:, first] - reference[:, second], dim=-1)
+    limits = torch.full((BATCH, 36), -0.8, dtype=DOUBLE)
+    incidence = torch.zeros(36, 9)
+    incidence[torch.arange(36), first], incidence[torch.arange(36), second] = 1.0, -1.0
+    u, r, line, limit = cp.Variable((9, 2)), cp.Parameter((9, 2)), cp.Parameter((36, 2)), cp.Parameter(36)
+    rows = [cp.sum(cp.multiply(line, incidence.numpy() @ u), axis=1) + limit >= 0]
+    objective = cp.Minimize(0.5 * cp.sum_squares(u) - cp.sum(cp.multiply(r, u)))
+    ours = agree(cp.Problem(objective, rows), [r, line, limit], [u], [reference, lines, limits])
+    assert qp_layer.SPARSE * ours.ctx.solver._slots.shape[1] <= 18  # the form under test
+    direct = couples.solve(reference, first, second, torch.stack((-lines, lines), 2), limits)
+    torch.testing.assert_close(ours(reference, lines, limits)[0], direct.x, atol=1e-9, rtol=0)
+    assert (direct.multipliers > 0).any()
+    agree(cp.Problem(objective, [*rows, cp.sum(u, axis=0) == 0]), [r, line, limit], [u], [reference, lines, limits])
 
 
 def test_the_layer_equals_the_solver_called_directly():
