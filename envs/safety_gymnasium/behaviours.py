@@ -26,7 +26,7 @@ BOXES = {"Car": 0.125}
 ACTUATORS = {
     ("HalfCheetah", "2x3"): ((0, 1, 2), (3, 4, 5)),
     ("HalfCheetah", "6x1"): ((0,), (1,), (2,), (3,), (4,), (5,)),
-    ("Walker2d", "2x3"): ((0, 1, 2), (3, 4, 5)),
+    ("Walker2d", "2x3"): ((2, 1, 0), (5, 4, 3)),
 }
 """The actuators each agent of a team moves, in order."""
 Script = Callable[[Tensor, Tensor], Tensor]  # of observations and dials (n,)

@@ -26,6 +26,8 @@ SEARCH = (1.0, 0.3)
 """Where to go while the goal is out of the lidar's reach: in a wide bow."""
 SHOVE = 0.6
 """Share of the speed kept while pushing the box, which slips off when pushed fast."""
+CENTRING = 2.0
+"""Radians, about, by which the pusher turns back towards the box's middle for every metre it is off."""
 BODY, ROOM = 0.15, 0.12
 """Half a robot's length, and the room beside bodies that must not be bumped into, whoever drives."""
 
@@ -113,7 +115,7 @@ class Driver:
         around = discs + Discs.of(box[:, None], boxed[:, None], reach + BODY + ROOM, 4.0)
         behind = box - (reach + BODY + 2 * ROOM) * way
         walk = self.go(senses, torch.where(boxed[:, None], behind, box.new_tensor(SEARCH)), around)
-        shove = self.towards(senses, way - 5.0 * beside, SHOVE)
+        shove = self.towards(senses, way - CENTRING * beside, SHOVE)
         return torch.where((ready & boxed)[:, None], shove, walk)
 
     def hazards(self, senses: Senses) -> Discs:
