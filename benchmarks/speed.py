@@ -1,4 +1,4 @@
-"""Speed side by side: `python -m benchmarks.speed env|plan|train|all [out=FILE.json]`.
+"""Speed side by side: `python -m benchmarks.speed qp|env|plan|train|all [out=FILE.json]`.
 
 Ours, the peer and their ratio in one run, in alternation, so that a drifting machine does not favour either; the
 figure is the median of the rounds. A peer that is not installed is a row saying so (`make bench-peers`).
@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import environment, planning
+from benchmarks import environment, planning, qp
 from madiff.interfaces import UserError
 
 SUITES: dict[str, Callable[[], list[dict]]] = {
+    "qp": qp.rows,
     "env": environment.rows,
     "plan": planning.plan_rows,
     "train": planning.train_rows,

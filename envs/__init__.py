@@ -31,6 +31,7 @@ _ENVIRONMENTS = {
     "crossing": "envs.crossing",
     "pettingzoo": "envs.pettingzoo_env",
     "mamujoco": "envs.mamujoco",
+    "safety-gymnasium": "envs.safety_gymnasium",
 }
 
 

@@ -128,7 +128,7 @@ def write(out: Path, report: dict[str, Any], results: list[Assessment], film: bo
 
 VERB = configuration.Verb(
     "evaluate",
-    "roll out a trained run; algo.* and env.* may change what a trained policy can bear, safe= keeps its plans safe",
+    "roll out a trained run, with other options where it can bear them (algo.*, env.*)",
     EvaluateConfig,
     evaluate,
     [

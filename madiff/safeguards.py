@@ -86,6 +86,11 @@ class Projected(Stepwise):
 
 
 @dataclass(frozen=True)
+class Smooth(Stepwise):
+    smoothness: float = within(0.0, math.inf, 25.0)
+
+
+@dataclass(frozen=True)
 class PredictCorrect(Barrier):
     backend: Literal["torch", "cvxpylayers"] = "torch"
     corrections: int = 16
@@ -96,7 +101,8 @@ class PredictCorrect(Barrier):
 
 OPTIONS: dict[str, type[Nothing]] = {
     "none": Nothing, "trebi": Trebi, "ros": Robust, "res": Relaxed, "tvs": TimeVarying, "tvs-released": TimeVarying,
-    "exact": Projected, "clean": Projected, "final": Projected, "predict-correct": PredictCorrect,
+    "exact": Projected, "clean": Projected, "final": Projected, "smooth": Smooth,
+    "predict-correct": PredictCorrect,
 }  # fmt: skip
 
 

@@ -1,1 +1,1 @@
-"""The safety layer: sets, projections, and hooks that keep plans safe."""
+"""Plans that keep to constraints: sets, projections and the quadratic programs behind them, for any sampler."""

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # name -> what pip installs into .venv-NAME
 REQUIREMENTS: dict[str, list[str]] = {
     "jaxmarl": ["jaxmarl==0.2.0"],
+    "qpth": ["qpth==0.0.18", "numpy<2", "torch==2.13.0"],
 }
 
 

@@ -63,6 +63,7 @@ class WorkerEnvironment:
             layout.state_size, layout.limit, dict(options),
             observation_sizes=observed if len(set(observed)) > 1 else (),
             action_sizes=acted if len(set(acted)) > 1 else (),
+            observation_names=layout.observation_names,
         )  # fmt: skip
 
     def reset(self, seed: int) -> TimeStep:

@@ -22,7 +22,10 @@ OBSERVED_NAMES = ("Box", "Discrete", "MultiBinary", "MultiDiscrete", "Dict of ob
 
 @dataclass(frozen=True)
 class Layout:
-    """What a batched form must know of an environment, one entry per possible agent; see `EnvironmentSpec`."""
+    """What a batched form must know of an environment, one entry per possible agent; see `EnvironmentSpec`.
+
+    observation_names: what the environment itself calls each observed value, in an attribute of this name.
+    """
 
     agents: tuple[str, ...]
     observation_sizes: tuple[int, ...]
@@ -30,6 +33,7 @@ class Layout:
     discrete: bool
     state_size: int
     limit: int
+    observation_names: tuple[str, ...] = ()
 
     @property
     def observation_size(self) -> int:
@@ -103,6 +107,7 @@ def read_layout(env: ParallelEnv, codecs: Sequence[Codec], limit: int | None) ->
         discrete=kinds.pop(),
         state_size=state_size,
         limit=limit or own_limit(env) or DEFAULT_LIMIT,
+        observation_names=tuple(getattr(env, "observation_names", ())),
     )
 
 

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from benchmarks import environment, plan_quality, planning, speed
+from benchmarks import environment, plan_quality, planning, qp, speed
 from benchmarks.timing import row
 
 
 def test_unknown_arguments_are_one_line_and_exit_2(capsys):
     assert speed.main(["nonsense"]) == 2
-    assert "env, plan, train, all" in capsys.readouterr().err
+    assert "qp, env, plan, train, all" in capsys.readouterr().err
     assert plan_quality.main(["episodes=three"]) == 2 and plan_quality.main(["runn=x"]) == 2
 
 
@@ -38,3 +38,24 @@ def test_decision_rows_hold_what_a_decision_costs(tmp_path, monkeypatch):
     assert len(rows) == 4 and all(r["network_calls"] == 5 and r["ours"] > 0 for r in rows)
     one, ten = rows[0]["gflop"], rows[1]["gflop"]
     assert ten == pytest.approx(10 * one, rel=1e-3)
+
+
+def test_programs_are_timed_beside_the_stock_layer_whose_answers_and_gradients_they_match(tmp_path, monkeypatch):
+    for name, value in {"DENSE": ((2, 3, 6),), "ROBOTS": 3, "SCENES": 2, "ROUNDS": 1, "PEER_ROUNDS": 1}.items():
+        monkeypatch.setattr(qp, name, value)
+    monkeypatch.setattr(qp, "installed", lambda name: False)
+    assert speed.main(["qp", f"out={tmp_path / 'qp.json'}"]) == 0
+    rows = json.loads((tmp_path / "qp.json").read_text())
+    assert len(rows) == 2 * 2 * 4 and all(r["residual"] <= 1e-8 and r["ours"] > 0 for r in rows)
+    timed = [r for r in rows if "stock" in r["name"]]
+    assert len(timed) == 8 and all(r["ratio"] == pytest.approx(r["ours"] / r["peer"]) for r in timed)
+    assert all(r["peer_error"] < 1e-5 and r["peer_gradient_error"] < 1e-5 for r in timed)
+    assert all(r["peer"] == "not installed" for r in rows if "qpth" in r["name"])
+
+
+def test_a_peer_is_handed_the_very_programs_we_solve():
+    """As matrices, they have the solution of the robots' own form."""
+    for case in (qp.half_spaces(2, 3, 5), qp.crowd(4, 3)):
+        q, G, h = (case.dense[k] for k in ("q", "G", "h"))
+        from_matrices = qp.qp.solve(None, q, G, h, method="interior")
+        assert (case.direct(*case.inputs).flatten(1) - from_matrices.x).abs().max() < 1e-8

@@ -5,11 +5,11 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from madiff.data.readers import native, omar, vault
+from madiff.data.readers import dsrl, native, omar, vault
 from madiff.data.store import EpisodeStore
 from madiff.interfaces import UserError
 
-FORMATS = {"native": native, "omar": omar, "vault": vault}
+FORMATS = {"native": native, "omar": omar, "vault": vault, "dsrl": dsrl}
 
 
 def read(path: str | PathLike[str], format: str = "auto") -> EpisodeStore:
@@ -21,7 +21,7 @@ def read(path: str | PathLike[str], format: str = "auto") -> EpisodeStore:
         raise UserError("no such file", str(path))
     if format != "auto":
         return FORMATS[format].read(path)
-    for module in FORMATS.values():
+    for module in reversed(FORMATS.values()):  # native is asked last: it takes any HDF5 file, to say what is wrong
         if module.recognises(path):
             return module.read(path)
     raise UserError("holds no known format (damaged, or not episode data)", str(path), list(FORMATS))
