@@ -5,8 +5,9 @@ also goes down the gradient of that cost. The finished candidates are chosen fea
 critics and one backward serve both gradients, because the gate and the weight are constants of the gradient.
 
 Different from the released code: returns and costs are climbed in units of the data's standard deviations, so that one
-scale fits tasks; candidates are judged when they are finished, not before the last denoising; and a margin learnt from
-episodes that the critics have not seen can be added to the predicted cost.
+scale fits tasks; candidates are judged when they are finished, not before the last denoising; and instead of the mean,
+a quantile of the predicted cost can be held against the budget, with a margin learnt from episodes never seen. A choice
+among many candidates favours those whose cost is underrated: the mean alone is then overspent.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from torch import Tensor
 
 from madiff.diffusion.inpainting import repeat_rows
 from madiff.interfaces import UserError
-from madiff.values.plan_values import Estimate, PlanValues, ReturnGuidance
+from madiff.values.plan_values import Caution, PlanValues, ReturnGuidance
 
 GUIDE_TYPES = (0, 1)
+RELEASED = Caution()  # the mean
 SMALLEST_BUDGET = 1e-6  # below it a budget is as good as spent, and the weight the largest
 
 
@@ -28,20 +30,20 @@ class BudgetGuidance(ReturnGuidance):
     """x += scale v_t grad [R / sd_R - omega C / sd_C], omega = 0 where the predicted cost C fits the budget.
 
     guide_type 0: omega = weight exp(clip((C - b) / b, 0, 1)); 1: omega = weight (both are in the released code).
-    margin: spreads added to the expected cost. ctx["budget"] (B,): what is left, in the cost's own units; may be
-    negative, which weighs as much as a spent one, or infinite, which makes this the plain guidance bit for bit.
+    caution: what of the cost is held against the budget. ctx["budget"] (B,): what is left, in the cost's own units;
+    may be negative, which weighs as much as a spent one, or infinite, which makes this the plain guidance bit for bit.
     """
 
     def __init__(
         self, values: PlanValues, scale: float, repeats: int = 2, t_stop: float = 0.1, variance: str = "posterior",
-        weight: float = 5.0, guide_type: int = 0, margin: float = 0.0,
+        weight: float = 5.0, guide_type: int = 0, caution: Caution = RELEASED,
     ) -> None:  # fmt: skip
         super().__init__(values, scale, repeats, t_stop, variance)
-        self.weight, self.guide_type, self.margin = weight, guide_type, margin
+        self.weight, self.guide_type, self.caution = weight, guide_type, caution
 
     def objective(self, x: Tensor, ctx: dict[str, Any], elapsed: Tensor) -> Tensor:
         found = self.values.estimates(x, ctx["level"], elapsed)
-        cost = predicted_cost(found["cost"], self.margin)
+        cost = self.values.bound(found["cost"], self.caution)
         budget = repeat_rows(ctx["budget"], ctx["candidates"]).to(cost)
         omega = cost_weight(cost.detach(), budget, self.weight, self.guide_type)
         return found["return"].mean / self.values.unit("return") - omega * cost / self.values.unit("cost")
@@ -53,13 +55,13 @@ class FeasibleFirst:
     context: time and budget, (B,) each.
     """
 
-    def __init__(self, values: PlanValues, candidates: int, margin: float = 0.0) -> None:
-        self.values, self.candidates, self.margin = values, candidates, margin
+    def __init__(self, values: PlanValues, candidates: int, caution: Caution = RELEASED) -> None:
+        self.values, self.candidates, self.caution = values, candidates, caution
 
     def __call__(self, plans: Tensor, context: dict[str, Tensor]) -> Tensor:
         elapsed = repeat_rows(self.values.elapsed(context["time"]), self.candidates)
         found = self.values.estimates(plans.flatten(0, 1), self.values.clean, elapsed)
-        returns, costs = found["return"].mean, predicted_cost(found["cost"], self.margin)
+        returns, costs = found["return"].mean, self.values.bound(found["cost"], self.caution)
         return feasible_first(returns.view(plans.shape[:2]), costs.view(plans.shape[:2]), context["budget"])
 
 
@@ -72,11 +74,6 @@ def feasible_first(returns: Tensor, costs: Tensor, budget: Tensor) -> Tensor:
     feasible = (costs <= budget[:, None]) & (costs < torch.inf)
     score = torch.where(feasible, returns, -torch.inf)
     return torch.where(feasible.any(1), score.argmax(1), costs.argmin(1))
-
-
-def predicted_cost(cost: Estimate, margin: float) -> Tensor:
-    """What the cost is taken to be: its mean and `margin` spreads, (rows,)."""
-    return cost.mean + margin * cost.spread
 
 
 def cost_weight(cost: Tensor, budget: Tensor, weight: float, guide_type: int) -> Tensor:
@@ -107,11 +104,11 @@ def make_hook(
     values = check_values(values)
     if guide_type not in GUIDE_TYPES:
         raise UserError(f"unknown value {guide_type}", "safe.guide_type", GUIDE_TYPES)
-    margin = values.calibration.margin(coverage)
-    return BudgetGuidance(values, scale, repeats, stop, variance, weight, guide_type, margin)
+    caution = values.caution(coverage)
+    return BudgetGuidance(values, scale, repeats, stop, variance, weight, guide_type, caution)
 
 
 def make_chooser(values: PlanValues | None, *, candidates: int, coverage: float | None = None) -> FeasibleFirst:
     """The choice among candidates that belongs to the guidance of the same coverage."""
     values = check_values(values)
-    return FeasibleFirst(values, candidates, values.calibration.margin(coverage))
+    return FeasibleFirst(values, candidates, values.caution(coverage))

@@ -1,13 +1,14 @@
 """Split-conformal margins: how much to add to an estimate so that it covers the truth as often as asked.
 
-Held-out episodes give scores (truth - estimate) / spread. If a new episode is exchangeable with them, its truth lies
-below estimate + margin * spread with at least the probability asked for, however bad the estimate is (Vovk et al. 2005;
-Lei et al., arXiv 1604.04173, theorem 2.2; with quantile estimates: Romano et al., arXiv 1905.03222).
+Held-out episodes give scores, truth - bound, for an estimated upper bound. If a new episode is exchangeable with them,
+its truth lies below bound + margin with at least the probability asked for, however bad the bound is (Vovk et al. 2005;
+Lei et al., arXiv 1604.04173, theorem 2.2; of estimated quantiles: Romano et al., arXiv 1905.03222).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -42,33 +43,39 @@ def held_out(lengths: Tensor, share: float, generator: torch.Generator) -> tuple
 
 
 class Calibration(nn.Module):
-    """The scores of the held-out episodes, kept with the weights, so that any coverage can be asked for later."""
+    """What was estimated of the held-out episodes and what was true, kept with the weights: any coverage can be asked.
 
-    scores: Tensor
+    outputs: how many numbers an estimate has.
+    """
+
+    estimates: Tensor
+    truth: Tensor
     count: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, outputs: int) -> None:
         super().__init__()
-        self.register_buffer("scores", torch.full((LARGEST,), math.inf))
+        self.register_buffer("estimates", torch.zeros(LARGEST, outputs))
+        self.register_buffer("truth", torch.zeros(LARGEST))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
-    def fit(self, scores: Tensor) -> None:
-        """Keep scores (n,), n <= LARGEST; what is not finite counts as never covered."""
-        finite = torch.where(torch.isfinite(scores), scores, math.inf).sort().values
-        self.scores.fill_(math.inf)
-        self.scores[: len(finite)] = finite.to(self.scores)
-        self.count.fill_(len(finite))
+    def fit(self, estimates: Tensor, truth: Tensor) -> None:
+        """Keep estimates (n, outputs) and truth (n,), n <= LARGEST."""
+        for kept, new in ((self.estimates, estimates), (self.truth, truth)):
+            kept.zero_()
+            kept[: len(new)] = new
+        self.count.fill_(len(truth))
 
-    def margin(self, coverage: float | None) -> float:
-        """How many spreads to add for this coverage; None: nothing. Raises UserError where the scores are too few."""
-        if coverage is None:
-            return 0.0
+    def margin(self, bound: Callable[[Tensor], Tensor], coverage: float) -> float:
+        """What to add to bound(estimates (n, outputs)) -> (n,) for this coverage, never less than nothing.
+
+        Raises UserError where the held-out episodes are too few for it.
+        """
         if not 0 < coverage < 1:
             raise UserError(f"{coverage} is no probability", "safe.coverage", "between 0 and 1, or null")
         count = int(self.count)
-        margin = float(conformal_margin(self.scores[:count], coverage))
+        margin = float(conformal_margin(self.truth[:count] - bound(self.estimates[:count]), coverage))
         if math.isinf(margin):
             needed = math.ceil(coverage / (1 - coverage) - 1e-9)
             what = f"{coverage} cannot be promised from {count} held-out episodes, it takes {needed}"
             raise UserError(what, "safe.coverage", "a smaller one, or null for no margin")
-        return margin
+        return max(margin, 0.0)

@@ -8,6 +8,7 @@ critics are told how much of the episode is over.
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -30,7 +31,6 @@ from madiff.values.plan_critic import PlanCritic, pinball
 
 QUANTITIES = ("return", "cost")
 LEVELS = tuple((i + 0.5) / 10 for i in range(10))  # quantiles whose mean is that of the distribution, nearly
-NARROWEST = 0.01  # spread, in standard deviations of the data
 CLIP = 10.0
 
 
@@ -61,10 +61,23 @@ class PlanValueConfig:
 
 
 class Estimate(NamedTuple):
-    """mean: the expected rest-of-episode sum (rows,), in real units; spread: its uncertainty, > 0, likewise."""
+    """mean: the expected rest-of-episode sum (rows,); out: all that the critics say, (rows, members, outputs).
+
+    Both in real units; outputs are quantiles, or one mean.
+    """
 
     mean: Tensor
-    spread: Tensor
+    out: Tensor
+
+
+class Caution(NamedTuple):
+    """How an upper bound is made of an estimate: of which quantile, and what is added to it; see `PlanValues.caution`.
+
+    coverage: None takes the mean, and adds nothing.
+    """
+
+    coverage: float | None = None
+    margin: float = 0.0
 
 
 class PlanValues(ActorCritic):
@@ -85,7 +98,7 @@ class PlanValues(ActorCritic):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.critic = make_critic(config, features, length, self.each * len(quantities), outputs).to(device)
-        self.scales, self.calibration = Scales(len(quantities)).to(device), Calibration().to(device)
+        self.scales, self.calibration = Scales(len(quantities)).to(device), Calibration(self.each * outputs).to(device)
         self.average = EMA(self.critic, decay=0.995, every=1, start=100)
         self.levels = torch.tensor(LEVELS, device=device)
         (self.clean,) = schedule.levels(torch.tensor([schedule.t_min]))
@@ -134,11 +147,27 @@ class PlanValues(ActorCritic):
 
     @torch.no_grad()
     def calibrate(self, x0: Tensor, batch: dict[str, Tensor]) -> None:
-        """Score the cost's estimates on the held-out episodes: x0 and batch of the windows `calibration_rows`."""
+        """Note the cost's estimates for the held-out episodes: x0 and batch of the windows `calibration_rows`."""
         if "cost" not in self.quantities:
             return
         cost = self.estimates(x0, self.clean, self.elapsed(batch["time"]))["cost"]
-        self.calibration.fit((self._labels(batch)[:, 1] - cost.mean) / cost.spread)
+        self.calibration.fit(cost.out.flatten(1), self._labels(batch)[:, 1])
+
+    def caution(self, coverage: float | None) -> Caution:
+        """What makes bounds on costs cover the truth this often on episodes never seen; None: no caution.
+
+        Raises UserError where the held-out episodes are too few.
+        """
+        if coverage is None:
+            return Caution()
+        margin = self.calibration.margin(lambda out: self._bound(out.unflatten(1, (self.each, -1)), coverage), coverage)
+        return Caution(coverage, margin)
+
+    def bound(self, estimate: Estimate, caution: Caution) -> Tensor:
+        """What a cost is taken to be, (rows,): its mean, or its quantile at the coverage and the margin."""
+        if caution.coverage is None:
+            return estimate.mean
+        return self._bound(estimate.out, caution.coverage) + caution.margin
 
     def unit(self, quantity: str) -> Tensor:
         """The data's standard deviation of a quantity (), by which gradients are made comparable."""
@@ -165,15 +194,21 @@ class PlanValues(ActorCritic):
         return (out - target[..., None, None]).square().mean((-1, -2))
 
     def _read(self, out: Tensor) -> dict[str, Estimate]:
-        mean, unit = out.mean((-1, -2)), self.scales.scale
+        out = self.scales.shift[:, None, None] + self.scales.scale[:, None, None] * out
+        return {name: Estimate(out[:, i].mean((-1, -2)), out[:, i]) for i, name in enumerate(self.quantities)}
+
+    def _bound(self, out: Tensor, coverage: float) -> Tensor:
+        """The quantile at this level of out (rows, members, outputs): learnt, or of a normal law over the members."""
         if self.config.head == "quantile":
-            spread = out[..., 0, -1] - out[..., 0, 0]
-        elif self.config.head == "ensemble":
-            spread = (out[..., 0] - mean[..., None]).square().mean(-1).add(1e-12).sqrt()
-        else:
-            spread = torch.ones_like(mean)
-        mean, spread = self.scales.shift + unit * mean, unit * spread.clamp(min=NARROWEST)
-        return {name: Estimate(mean[:, i], spread[:, i]) for i, name in enumerate(self.quantities)}
+            place = min(max(coverage * len(LEVELS) - 0.5, 0.0), len(LEVELS) - 1.0)
+            below = min(int(place), len(LEVELS) - 2)
+            quantiles = out[:, 0].sort(-1).values
+            return torch.lerp(quantiles[:, below], quantiles[:, below + 1], place - below)
+        mean = out.mean((-1, -2))
+        if self.config.head == "mean":
+            return mean
+        deviation = (out[..., 0] - mean[:, None]).square().mean(-1).add(1e-12).sqrt()
+        return mean + statistics.NormalDist().inv_cdf(coverage) * deviation
 
 
 class Scales(nn.Module):

@@ -10,7 +10,7 @@ from madiff.diffusion.sampler import Hook
 from madiff.experiment.rollout import rollout
 from madiff.interfaces import EnvironmentSpec, UserError
 from madiff.planners import diffuser, madiff_c, madiff_d
-from madiff.values.plan_values import Estimate, PlanValueConfig, ReturnGuidance
+from madiff.values.plan_values import Caution, Estimate, PlanValueConfig, ReturnGuidance
 from safe.budget import Budget, Budgeted
 from safe.trebi import (
     BudgetGuidance,
@@ -19,7 +19,6 @@ from safe.trebi import (
     feasible_first,
     make_chooser,
     make_hook,
-    predicted_cost,
 )
 
 CPU = torch.device("cpu")
@@ -136,8 +135,11 @@ class Readings:
         return torch.tensor({"return": 2.0, "cost": 4.0}[quantity])
 
     def estimates(self, x, level, elapsed):
-        spread = 0.5 + 0 * elapsed
-        return {"return": Estimate(x[:, 0, 0, 0] ** 2, spread), "cost": Estimate(x[:, 0, 0, 1] ** 2, spread)}
+        squares = x[:, 0, 0] ** 2
+        return {name: Estimate(squares[:, i], squares[:, i, None, None]) for i, name in enumerate(self.quantities)}
+
+    def bound(self, estimate, caution):
+        return estimate.mean + caution.margin
 
 
 def test_the_cost_is_climbed_down_only_by_candidates_over_budget():
@@ -150,10 +152,10 @@ def test_the_cost_is_climbed_down_only_by_candidates_over_budget():
     moved = (hook.before(x, torch.full((4,), 0.5), ctx) - x)[:, 0, 0]
     expected = [[0.1, 0.0], [0.1, -0.1 * 3 * 2.0 / 2], [0.2, 0.0], [0.05, 0.0]]
     assert torch.allclose(moved, torch.tensor(expected))
-    careful = BudgetGuidance(Readings(), scale=0.1, repeats=1, variance="marginal", weight=3.0, guide_type=1, margin=25)
+    careful = BudgetGuidance(Readings(), scale=0.1, repeats=1, variance="marginal", weight=3.0, guide_type=1,
+                             caution=Caution(0.9, 19.0))  # fmt: skip
     moved = (careful.before(x, torch.full((4,), 0.5), ctx) - x)[:, 0, 0]
-    assert (moved[:, 1] < 0).all()  # 12.5 more than the expected cost is too much for either budget
-    assert predicted_cost(Estimate(torch.ones(1), torch.full((1,), 0.5)), 3.0).item() == 2.5
+    assert (moved[:, 1] < 0).all()  # 19 more than the expected cost is too much for either budget
 
 
 def test_a_candidate_over_budget_is_never_chosen_where_one_fits():

@@ -139,8 +139,9 @@ def test_critics_learn_what_a_plan_says_of_its_cost(head):
     assert torch.allclose(found["cost"].mean, x[:, 0, 0, 0] + 0.5, atol=0.1)
     assert torch.allclose(found["return"].mean, -x[:, 0, 0, 0], atol=0.1)
     if head == "quantile":  # of a uniform variable of width 1: the 95th percentile less the fifth
-        assert torch.allclose(found["cost"].spread, torch.full((9,), 0.9), atol=0.2)
-        assert found["return"].spread.max() < 0.3
+        spread = {name: estimate.out[:, 0, -1] - estimate.out[:, 0, 0] for name, estimate in found.items()}
+        assert torch.allclose(spread["cost"], torch.full((9,), 0.9), atol=0.2)
+        assert spread["return"].max() < 0.3
     # at pure noise the plan says nothing: the estimate is the mean of all
     (noisiest,) = schedule.levels(torch.tensor([1.0]))
     blind = critics.estimates(torch.randn(200, 2, 1, 1, generator=generator), noisiest, torch.zeros(200))
@@ -264,39 +265,48 @@ def test_margins_cover_new_episodes_as_often_as_promised(coverage, n):
     assert coverage - slack <= float(covered) <= coverage + 1 / (n + 1) + slack
 
 
-def test_calibrated_critics_cover_episodes_they_have_not_seen():
-    """A critic that was never trained, on costs drawn alike: the margin alone has to do it."""
+@pytest.mark.parametrize("head", ["mean", "ensemble", "quantile"])
+def test_calibrated_critics_cover_episodes_they_have_not_seen(head):
+    """Critics that were never trained, on costs drawn alike: the margin alone has to do it."""
     data, new = store(episodes=240), store(episodes=240, seed=1)
-    data, new = (s.subset(torch.arange(240)) for s in (data, new))
-    critics = values("ensemble", held_out=0.5)
+    critics = values(head, held_out=0.5)
     critics.fit(data)
     batch = window_batch(data, critics.calibration_rows)
     critics.calibrate(batch["observations"][:, :4], batch)
-    margin = critics.calibration.margin(0.8)
+    caution = critics.caution(0.8)
     _, time = held_out(new.lengths, 1.0, torch.Generator().manual_seed(5))
     batch = window_batch(new, new.offsets + time)
     cost = critics.estimates(batch["observations"][:, :4], critics.clean, critics.elapsed(batch["time"]))["cost"]
     truth = plan_labels(new, 1.0)[new.offsets + time, 1]
-    covered = float((truth <= cost.mean + margin * cost.spread).double().mean())
+    covered = float((truth <= critics.bound(cost, caution)).double().mean())
     assert 0.7 <= covered <= 0.9
+    assert torch.equal(critics.bound(cost, critics.caution(None)), cost.mean)
+
+
+def test_bounds_are_the_quantiles_of_what_the_critics_say():
+    out = torch.tensor([[[3.0, 1.0, 2.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]]])
+    critics = values("quantile")
+    for coverage, expected in ((0.05, 1.0), (0.9, 9.5), (0.95, 10.0), (0.99, 10.0), (0.5, 5.5), (0.01, 1.0)):
+        assert float(critics._bound(out, coverage)) == pytest.approx(expected, abs=1e-4)
+    members = torch.tensor([[[1.0], [2.0], [3.0]]])
+    expected = 2 + torch.distributions.Normal(0, 1).icdf(torch.tensor(0.9)) * math.sqrt(2 / 3)
+    assert float(values("ensemble")._bound(members, 0.9)) == pytest.approx(float(expected), abs=1e-4)
+    assert float(values("mean")._bound(torch.tensor([[[2.5]]]), 0.9)) == 2.5
 
 
 def test_too_few_episodes_promise_nothing():
-    calibration = Calibration()
-    assert calibration.margin(None) == 0.0
-    calibration.fit(torch.randn(8))
+    calibration, zero = Calibration(1), lambda out: out[:, 0]
+    calibration.fit(torch.zeros(8, 1), torch.rand(8))
     with pytest.raises(UserError, match="it takes 9"):
-        calibration.margin(0.9)
+        calibration.margin(zero, 0.9)
     with pytest.raises(UserError, match="probability"):
-        calibration.margin(1.0)
-    calibration.fit(torch.arange(9.0))
-    assert calibration.margin(0.9) == 8.0
-    again = Calibration()
+        calibration.margin(zero, 1.0)
+    calibration.fit(torch.ones(9, 1), torch.arange(9.0))
+    assert calibration.margin(zero, 0.9) == 7.0
+    again = Calibration(1)
     again.load_state_dict(calibration.state_dict())
-    assert again.margin(0.5) == 4.0
-    calibration.fit(torch.tensor([0.0, math.nan]))
-    with pytest.raises(UserError):
-        calibration.margin(0.6)
+    assert again.margin(zero, 0.5) == 3.0
+    assert again.margin(lambda out: 100 * out[:, 0], 0.5) == 0.0  # never below the bound itself
 
 
 def test_one_step_of_each_held_out_episode():
