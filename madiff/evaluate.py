@@ -132,8 +132,7 @@ VERB = configuration.Verb(
     EvaluateConfig,
     evaluate,
     [
-        "python -m madiff.evaluate run=runs/smac-like-3m-madiff-d-good-seed0 episodes=1000",
-        "python -m madiff.evaluate run=DIR algo.target_return=0.5 env.OPTION=VALUE out=DIR film=true",
+        "python -m madiff.evaluate run=DIR episodes=1000 algo.target_return=0.5 env.OPTION=VALUE out=DIR film=true",
         "python -m madiff.evaluate run=DIR safe=exact safe.constraints=FILE.yaml cost_limit=20",
     ],
 )
