@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from madiff.data.dsrl_scores import discounted_limit, normalised_cost
 from madiff.data.encoding import ObservationEncoder
 from madiff.data.store import EpisodeStore
 from madiff.data.windows import WindowSampler, returns_to_go
@@ -56,25 +57,6 @@ def within_budget(store: EpisodeStore, limit: float) -> EpisodeStore:
         cheapest = f"at least {float(costs.min()):g}, the cost of the cheapest episode"
         raise UserError(f"no episode of the data costs {limit:g} or less", "algo.cost_limit", cheapest)
     return store.subset((costs <= limit).nonzero()[:, 0])
-
-
-def discounted_budget(limit: float, discount: float, length: int) -> float:
-    """Discounted cost of an episode of `length` steps that spends `limit` evenly: limit (1 - g^T) / ((1 - g) T).
-
-    The limit that all critic-based baselines of DSRL hold a discounted cost value to (arXiv 2306.09303, released code).
-    """
-    if discount == 1:
-        return limit
-    return limit * (1 - discount**length) / ((1 - discount) * length)
-
-
-def normalised_cost(cost: Tensor | float, limit: float) -> Tensor | float:
-    """Cost in units of its limit, at most 1 where it holds: (C + e) / (limit + e), e = 1 for a limit of 0, else 0.
-
-    As DSRL reports it (arXiv 2306.09303).
-    """
-    offset = 1.0 if limit == 0 else 0.0
-    return (cost + offset) / (limit + offset)
 
 
 class CostScale(RewardScale):
@@ -152,7 +134,7 @@ class ConstrainedActorCritic(ActorCritic):
         self.encoder = ObservationEncoder(spec.agents, spec.observation_size, config.normalizer).to(device)
         self.scale, self.cost_scale = RewardScale().to(device), CostScale().to(device)
         self.real = real_dimensions(spec).to(device)
-        self.budget = discounted_budget(config.cost_limit, config.discount, spec.episode_limit)
+        self.budget = discounted_limit(config.cost_limit, config.discount, spec.episode_limit)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             networks = {name: network.to(device) for name, network in self.make_networks().items()}

@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.acting import AgentNetwork, Categorical, NetworkPolicy, stochastic_head
-from baselines.constrained import ConstrainedActorCritic, ConstrainedConfig, normalised_cost, team_costs
+from baselines.constrained import ConstrainedActorCritic, ConstrainedConfig, team_costs
 from baselines.team import StochasticActing
+from madiff.data.dsrl_scores import normalised_cost
 from madiff.data.store import EpisodeStore
 from madiff.data.windows import WindowSampler
 from madiff.interfaces import EnvironmentSpec, within

@@ -19,6 +19,7 @@ import torch
 import envs
 from madiff import build
 from madiff.build import TrainedRun
+from madiff.data.dsrl_scores import discounted_limit
 from madiff.data.store import EpisodeStore
 from madiff.interfaces import EnvironmentSpec, Hook, PlanLayout, Policy, UserError, within
 from madiff.planners.planner import Planned, Planner, observation_names
@@ -250,7 +251,7 @@ def finished(
     """The planner's policy with everything that goes along."""
     if budget is None:
         return planner.policy(hooks, watch=watch)
-    from safe.budget import Budget, Budgeted, discounted_limit
+    from safe.budget import Budget, Budgeted
 
     guide, chooser = budget
     discount = planner.values.config.discount

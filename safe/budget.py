@@ -76,8 +76,3 @@ def check_limit(limit: float) -> None:
     """Refuse a budget that no episode could keep to."""
     if math.isnan(limit) or limit < 0:
         raise UserError(f"a budget of {limit:g} is below zero", "cost_limit", "numbers from 0")
-
-
-def discounted_limit(limit: float, discount: float, length: int) -> float:
-    """The discounted sum that a cost spread evenly over `length` steps has: limit (1 - g^T) / ((1 - g) T)."""
-    return limit if discount == 1 else limit * (1 - discount**length) / ((1 - discount) * length)

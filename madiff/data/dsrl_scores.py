@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from madiff.interfaces import UserError
 
 
@@ -96,7 +98,7 @@ def normalised_return(name: str, value: float) -> float:
     return (value - found.lowest) / (found.highest - found.lowest)
 
 
-def normalised_cost(cost: float, limit: float) -> float:
+def normalised_cost(cost: float | Tensor, limit: float) -> float | Tensor:
     """(C + e) / (limit + e) of an undiscounted cost, e = 1 where the limit is 0, else 0; the limit is met up to 1."""
     if not limit >= 0 or math.isinf(limit):
         raise UserError(f"is {limit:g}", "cost limit", "0 or more")
@@ -109,9 +111,9 @@ def discounted_limit(limit: float, discount: float, horizon: int) -> float:
 
     The discounted cost of an episode that spends the limit evenly, in its first step's view.
     """
-    if not 0 < discount <= 1 or horizon < 1:
+    if not 0 <= discount <= 1 or horizon < 1:
         what = f"discount {discount:g}, horizon {horizon}"
-        raise UserError(what, "discounted limit", "0 < discount <= 1, horizon >= 1")
+        raise UserError(what, "discounted limit", "0 <= discount <= 1, horizon >= 1")
     if discount == 1:
         return limit
     return limit * (1 - discount**horizon) / ((1 - discount) * horizon)

@@ -18,23 +18,6 @@ METHODS = [bc_safe, cdt, coptidice, *CONTINUOUS]
 EITHER = [(m, False) for m in METHODS] + [(m, True) for m in (bc_safe, cdt, coptidice)]
 
 
-@pytest.mark.parametrize("limit, length, expected", [(20, 1000, 2.000), (20, 500, 3.974)])
-def test_discounted_budget_of_the_benchmark(limit, length, expected):
-    assert abs(constrained.discounted_budget(limit, 0.99, length) - expected) < 5e-4
-
-
-@pytest.mark.parametrize("discount, length", [(0.99, 37), (0.5, 1), (1.0, 12)])
-def test_discounted_budget_by_summing(discount, length):
-    spent_evenly = sum(discount**t * 20 / length for t in range(length))
-    assert math.isclose(constrained.discounted_budget(20, discount, length), spent_evenly)
-
-
-def test_normalised_cost():
-    assert constrained.normalised_cost(30.0, 20.0) == 1.5
-    assert constrained.normalised_cost(0.0, 0.0) == 1.0  # the limit is kept
-    assert constrained.normalised_cost(4.0, 0.0) == 5.0
-
-
 def test_costs_of_a_team_by_loops():
     store = constrained_toys.store()
     to_go, first = constrained.costs_to_go(store, 0.9), 0

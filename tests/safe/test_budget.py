@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from madiff.interfaces import CostAware, RewardAware, UserError
-from safe.budget import Budget, Budgeted, discounted_limit
+from safe.budget import Budget, Budgeted
 
 
 @pytest.mark.parametrize("discount", [1.0, 0.9])
@@ -43,15 +43,6 @@ def test_the_caller_may_change_it_at_any_step():
 def test_impossible_budgets_are_a_users_error(limit, discount):
     with pytest.raises(UserError):
         Budget(limit, discount)
-
-
-def test_the_discounted_limit_is_that_of_an_even_spending():
-    for limit, discount, length in ((20.0, 0.99, 1000), (20.0, 0.99, 500), (7.0, 0.5, 3)):
-        evenly = sum(discount**t * limit / length for t in range(length))
-        assert discounted_limit(limit, discount, length) == pytest.approx(evenly)
-    assert discounted_limit(20.0, 0.99, 1000) == pytest.approx(2.000, abs=5e-4)
-    assert discounted_limit(20.0, 0.99, 500) == pytest.approx(3.974, abs=5e-4)
-    assert discounted_limit(20.0, 1.0, 1000) == 20.0
 
 
 class Recorder:
