@@ -32,7 +32,7 @@ LARGEST = 5.0  # z beyond which the exponential goes on as a straight line
 @dataclass
 class Config(StochasticActing, TeamConfig):
     critics: int = 2
-    temperature: float = field(default=0.03, metadata={"minimum": 1e-3})
+    temperature: float = field(default=0.1, metadata={"minimum": 1e-3})
 
 
 class Critic(nn.Module):
