@@ -17,6 +17,7 @@ from torch import Tensor
 
 from madiff.data.store import EpisodeStore, ranges
 from madiff.interfaces import UserError
+from safe.batches import where_needed
 from safe.constants import indices
 from safe.detours import around
 from safe.projection import ProjectionInfo, nearly_project, project, violation
@@ -153,13 +154,28 @@ def project_smoothly(
 
     Minimises |e|^2 + smoothness |e_{k+1} - e_k|^2 under the sets, by ADMM (Boyd et al. 2011, section 3) with the
     projection as one half and a tridiagonal solve as the other, from a plan that passes each obstacle on one side;
-    smoothness >= 0 is the squared reach in waypoints. Waypoints not movable stay. What is returned is the projection
-    of the last smooth plan, so as safe as `project`.
+    smoothness >= 0 is the squared reach in waypoints. Waypoints not movable stay, and so do plans that are safe. What
+    is returned is the projection of the last smooth plan, so as safe as `project`.
     """
+    before = violation(points, sets, margin, time)
+    wrong = before > 0 if movable is None else (before > 0) & movable
+
+    def solve(points: Tensor, time: Time, movable: Tensor | None) -> Tensor:
+        return _smoothed(points, sets, margin, time, movable, smoothness, rounds)
+
+    plan = where_needed(solve, wrong.any(-1).any(-1), points, points, time, movable)
+    found, last = project(plan, sets, margin, time, movable)
+    return found, ProjectionInfo(last.feasible, before, last.violation_after, rounds + 2)
+
+
+def _smoothed(
+    points: Tensor, sets: Sequence[SafeSet], margin: float, time: Time, movable: Tensor | None, smoothness: float,
+    rounds: int,
+) -> Tensor:  # fmt: skip
+    """The last smooth plans, nearly safe."""
     even = Smoother(
         points.transpose(-3, -2), smoothness / (1 + STIFFNESS), None if movable is None else movable.transpose(-1, -2)
     )
-    before = violation(points, sets, margin, time)
     found = project(around(points, sets, margin, time, movable), sets, margin, time, movable)[0]
     price = torch.zeros_like(points)
     for _ in range(rounds):
@@ -168,9 +184,7 @@ def project_smoothly(
         found = nearly_project(plan + price, sets, margin, time)
         found = found if movable is None else torch.where(movable[..., None], found, points)
         price = price + plan - found
-    plan = plan if movable is None else torch.where(movable[..., None], plan, points)
-    found, last = project(plan, sets, margin, time, movable)
-    return found, ProjectionInfo(last.feasible, before, last.violation_after, rounds + 2)
+    return plan if movable is None else torch.where(movable[..., None], plan, points)
 
 
 def _select(points: Tensor, dimensions: tuple[int, ...]) -> Tensor:
