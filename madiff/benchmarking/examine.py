@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from madiff import assessment, build, safeguard_options
+from madiff import assessment, build, guarding, safeguard_options
 from madiff.benchmarking.suite import Cell, Task
 from madiff.benchmarking.work import compose, compose_evaluation
 from madiff.build import Problem
@@ -53,7 +53,7 @@ def check_evaluation(cell: Cell) -> None:
 
 
 def refusal(cell: Cell, problems: dict[Task, Problem]) -> str | None:
-    """Why the method cannot learn this environment; None where it can."""
+    """Why the method cannot learn this environment, or not through its layer; None where it can."""
     try:
         config = compose(cell.arguments)
         problem = problems.get(cell.task) or problem_of(cell, config)
@@ -62,7 +62,7 @@ def refusal(cell: Cell, problems: dict[Task, Problem]) -> str | None:
     except UserError as error:
         raise UserError(str(error), f"{cell.task.name} {cell.method.label}") from error
     try:
-        build.make_learner(config.algo, problem.spec, CPU, cell.seed)
+        guarding.check(build.make_learner(config.algo, problem.spec, CPU, cell.seed), config.safe, problem.spec)
     except UserError as error:
         return str(error)
     return None

@@ -128,6 +128,10 @@ def test_what_does_not_fit_is_told_from_what_is_wrong():
     verdicts = empty(suite.parse("test", content(tasks=continuous, methods=qmix)).cells(2, {}))
     assert {(cell.method.label, cell.seed) for cell in verdicts} == {("qmix", 0), ("qmix", 1)}
     assert all(kind == "does not fit" and "discrete" in reason for kind, reason in verdicts.values())
+    guarded = BC | {"through": {"options": {"algo": "dom2", "safe": "actions"}}}
+    battle = {"battle": {"options": {"env": "smac-like", "scenario": "3m"}}}
+    verdicts = empty(suite.parse("test", content(tasks=battle, methods=guarded)).cells(1, {}))
+    assert [(kind, "discrete" in reason) for kind, reason in verdicts.values()] == [("does not fit", True)]
 
 
 @pytest.mark.parametrize(
