@@ -171,11 +171,18 @@ def paired(results: Results, task: str, label: str, other: str, shift: str | Non
 
 
 def difference(ours: Runs, theirs: Runs) -> dict[str, Any] | None:
-    """Mean of ours - theirs, episode by episode, as the episodes begin alike; None without common seeds."""
+    """Mean of ours - theirs, episode by episode, as the episodes begin alike; None without common seeds.
+
+    probability: that ours returns more for the same seed in the same episode, ties counted half.
+    """
     if not ours:
         return None
     less = np.asarray(ours) - np.asarray(theirs)
-    return {"difference": float(less.mean()), "difference_ci95": interval(frozen(less)), "seeds": len(less)}
+    won = (less > 0) + 0.5 * (less == 0)
+    return {
+        "difference": float(less.mean()), "difference_ci95": interval(frozen(less)),
+        "probability": float(won.mean()), "probability_ci95": interval(frozen(won)), "seeds": len(less),
+    }  # fmt: skip
 
 
 def profile(results: Results) -> dict[str, Any]:

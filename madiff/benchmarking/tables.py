@@ -184,14 +184,20 @@ def over_best(results: Results, told: Mapping[str, Any]) -> Table:
         found = told["over_best_baseline"][task]
         values = [found.get("labels", {}).get(label) for label in labels]
         if any(values):
-            shown = [EMPTY if v is None else estimate(v["difference"], v["difference_ci95"], "+") for v in values]
-            rows.append([task, found["baseline"], *shown])
+            rows.append([task, found["baseline"], *(EMPTY if v is None else advantage(v) for v in values)])
     notes = [
         "Return less that of the best baseline of the task, with the same seeds and episodes; an interval without 0 "
-        "is a difference that more seeds and episodes would hardly undo. The best baseline is chosen after the fact, "
-        "which favours it."
+        "is a difference that more seeds and episodes would hardly undo. P: probability of improvement, that the same "
+        "seed returns more in the same episode, ties counted half. The best baseline is chosen after the fact, which "
+        "favours it."
     ]
     return Table("over_best_baseline", "Over the best baseline", ["task", "baseline", *labels], rows, notes)
+
+
+def advantage(found: Mapping[str, Any]) -> str:
+    low, high = found["probability_ci95"]
+    more = estimate(found["difference"], found["difference_ci95"], "+")
+    return f"{more}, P {found['probability']:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def shifts(results: Results, told: Mapping[str, Any]) -> Table:

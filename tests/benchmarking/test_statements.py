@@ -61,7 +61,16 @@ def test_differences_are_between_the_same_seeds_and_episodes():
     over = told["over_best_baseline"]["t"]
     assert over["baseline"] == "a" and over["labels"]["b"]["difference"] == pytest.approx(1.0)
     assert over["labels"]["b"]["difference_ci95"] == pytest.approx((1.0, 1.0))
+    assert over["labels"]["b"]["probability"] == 1.0 and over["labels"]["b"]["probability_ci95"] == (1.0, 1.0)
     assert told["improvement"]["b"]["probability"] == 1.0 and "a" not in told["improvement"]
+
+
+def test_the_probability_of_improvement_of_a_cell_pairs_seeds_and_episodes(results, told):
+    tie = two({"a": [[1.0, 2.0, 3.0, 4.0]], "b": [[2.0, 2.0, 2.0, 2.0]]})
+    over = aggregate(tie)["over_best_baseline"]["t"]["labels"]["b"]
+    assert over["probability"] == 0.375  # better once, level once, of four
+    table = next(t for t in tables(results, told) if t.name == "over_best_baseline")
+    assert any("P 0." in value for row in table.rows for value in row[2:])
 
 
 def test_only_common_seeds_are_paired():
