@@ -35,7 +35,7 @@ NAME = "ma-icq"
 class Config(StochasticActing, SequenceConfig):
     sequence: int = 8
     td_lambda: float = field(default=0.8, metadata={"minimum": 0, "maximum": 1})
-    temperature: float = field(default=0.1, metadata={"minimum": 1e-3})
+    temperature: float = field(default=0.5, metadata={"minimum": 1e-3})
     value_temperature: float = field(default=100.0, metadata={"minimum": 1e-3})
 
 

@@ -23,6 +23,7 @@ NAME = "ma-td3-bc"
 class Config(IndependentConfig):
     """alpha: weight of the value against imitation; noise, noise_clip: of the smoothed target policy."""
 
+    actor_learning_rate: float = within(0.0, math.inf, 3e-3)
     alpha: float = within(0.0, math.inf, 2.5)
     noise: float = within(0.0, math.inf, 0.2)
     noise_clip: float = within(0.0, math.inf, 0.5)
