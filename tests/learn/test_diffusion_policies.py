@@ -8,6 +8,7 @@ from tests.policies.chains import chain_return, trained_on_chain
 pytestmark = [pytest.mark.learn, pytest.mark.usefixtures("one_thread")]
 CLIMB = {"batch_size": 128, "value_batch": 128, "q_weight": 4.0, "candidates": 1}
 CLIMB_FAST = {**CLIMB, "sampler_steps": 4}
+REGRESS = {**CLIMB_FAST, "q_weight": 10.0, "advantage_sharpness": 10.0}
 
 
 @pytest.mark.parametrize(
@@ -22,8 +23,8 @@ CLIMB_FAST = {**CLIMB, "sampler_steps": 4}
         (srdp, 400, CLIMB),
         (diffcps, 500, CLIMB),
         (edp, 400, CLIMB_FAST),
-        (edp, 500, {**CLIMB_FAST, "guide": "crr"}),
-        (edp, 500, {**CLIMB_FAST, "guide": "iql"}),
+        (edp, 400, {**REGRESS, "guide": "crr"}),
+        (edp, 400, {**REGRESS, "guide": "iql"}),
     ],
 )  # fmt: skip
 def test_the_corner_is_found(module, updates, options):
