@@ -8,11 +8,11 @@ alone gives 0.4. Continuous game: at most 1, for actions at goals the agents see
 import pytest
 import torch
 
-from madiff import build, collection
+from madiff import collection
 from madiff.data.store import EpisodeStore
-from madiff.experiment import seeding
 from madiff.interfaces import EnvironmentSpec
 from tests.learn.test_smac_like import mean_return, problem, train  # noqa: F401  (a fixture)
+from tests.learn.training import learnt
 
 pytestmark = [pytest.mark.learn, pytest.mark.usefixtures("one_thread")]
 AGENTS, ACTIONS, EPISODES = 3, 4, 3000
@@ -63,17 +63,6 @@ def worth(actions, goals):
     return 1 - gap.square().mean(-1) - gap.mean(-1).square()
 
 
-def learnt(algo, spec, store, steps, **options):
-    learner = build.make_learner(
-        {"name": algo, **build.method(algo).defaults, **options}, spec, torch.device("cpu"), seed=0
-    )  # fmt: skip
-    source, generator = learner.batches(store), torch.Generator()
-    for step in range(steps):
-        generator.manual_seed(seeding.derive(0, "train", step))
-        learner.update(source.sample(generator), generator)
-    return learner.policy()
-
-
 def play_two_steps(policy, n=50):
     policy.reset(seed=0, n=n)
     rich = torch.zeros(n, dtype=torch.bool)
@@ -91,7 +80,7 @@ def test_finds_the_way_to_the_rich_room(algo, options):
     spec = EnvironmentSpec("rooms", "rooms", AGENTS, 3, ACTIONS, True, 0, 2)
     data = two_step_data()
     assert float(data.team_returns().mean()) < 0.2
-    assert play_two_steps(learnt(algo, spec, data, 600, **options)) >= 0.95
+    assert play_two_steps(learnt(algo, spec, data, 600, **options).policy()) >= 0.95
 
 
 @pytest.mark.parametrize("algo, options", [
@@ -101,7 +90,7 @@ def test_finds_the_hidden_actions(algo, options):
     spec = EnvironmentSpec("goals", "goals", AGENTS, 1, 1, False, 0, 1)
     data = continuous_data()
     assert float(data.team_returns().mean()) < 0.5
-    policy, goals = learnt(algo, spec, data, 1000, **options), torch.rand(200, AGENTS, 1) - 0.5
+    policy, goals = learnt(algo, spec, data, 1000, **options).policy(), torch.rand(200, AGENTS, 1) - 0.5
     policy.reset(seed=0, n=200)
     assert float(worth(policy.act(goals, None), goals).mean()) >= 0.95
 

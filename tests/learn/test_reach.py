@@ -4,27 +4,15 @@ The data of random actions get about 0.2, the best actions 1: three quarters of 
 """
 
 import pytest
-import torch
 
-from madiff import build
-from madiff.experiment import seeding
+from tests.learn.training import learnt
 from tests.policies import reach
 
 pytestmark = [pytest.mark.learn, pytest.mark.usefixtures("one_thread")]
 BEST = 1.0
 SMALL = {"width": 64, "batch_size": 64}
-
-
-def learnt(algo, spec, store, steps, enter=None, **options):
-    section = {"name": algo, **build.method(algo).defaults, **options}
-    learner = build.make_learner(section, spec, reach.CPU, seed=0)
-    source, generator = learner.batches(store), torch.Generator()
-    if enter is not None:
-        learner.enter(enter)
-    for step in range(steps):
-        generator.manual_seed(seeding.derive(0, "train", step))
-        learner.update(source.sample(generator), generator)
-    return learner
+QUICK = {"target_rate": 0.02, "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
+"""The papers' constants are for a million updates."""
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +29,13 @@ def enough(anything):
 @pytest.mark.parametrize(("algo", "updates", "options"), [
     ("rebrac", 1000, {"target_rate": 0.02, "actor_weight": 0.02}),
     ("iql", 700, {"target_rate": 0.02, "learning_rate": 2e-3, "temperature": 10.0}),
+    ("td3-bc", 500, {**QUICK, "alpha": 10.0}),
+    ("cql", 500, QUICK),
+    ("cpql", 400, {"candidates": 1}),
+    ("fql", 700, {"alpha": 0.1, "actor_learning_rate": 2e-3, "critic_learning_rate": 3e-3}),
 ])  # fmt: skip
 def test_random_data_hold_the_way_to_the_goal(anything, algo, updates, options):
+    """The policies are judged themselves: nothing chooses among their actions."""
     learner = learnt(algo, reach.Reach(1).spec, anything, updates, **SMALL, **options)
     assert reach.mean_return(learner.policy()) >= enough(anything)
 

@@ -5,11 +5,9 @@ average; careful steps pay a quarter of the others. The budget is 2.
 """
 
 import pytest
-import torch
 
-from madiff import build
-from madiff.experiment import seeding
 from tests.baselines.constrained_toys import walk, walk_data, walk_spec
+from tests.learn.training import learnt
 
 pytestmark = [pytest.mark.learn, pytest.mark.usefixtures("one_thread")]
 BUDGET = 2.0
@@ -20,20 +18,14 @@ def data():
     return walk_data()
 
 
-def learnt(algo, store, steps, **options):
-    section = {"name": algo, **build.method(algo).defaults, **options}
-    learner = build.make_learner(section, walk_spec(), torch.device("cpu"), seed=0)
-    source, generator = learner.batches(store), torch.Generator()
-    for step in range(steps):
-        generator.manual_seed(seeding.derive(0, "train", step))
-        learner.update(source.sample(generator), generator)
-    return learner.policy()
+def policy(algo, store, updates, **options):
+    return learnt(algo, walk_spec(), store, updates, **options).policy()
 
 
 def test_behaviour_cloning_breaks_the_budget(data):
     assert float(data.team_costs().mean()) > 3
-    assert walk(learnt("bc", data, 500))[1] > 4
-    assert walk(learnt("bc", data, 500, likelihood="gaussian", acting="sample"))[1] > 3
+    assert walk(policy("bc", data, 500))[1] > 4
+    assert walk(policy("bc", data, 500, likelihood="gaussian", acting="sample"))[1] > 3
 
 
 @pytest.mark.parametrize("algo, steps, options", [
@@ -43,12 +35,12 @@ def test_behaviour_cloning_breaks_the_budget(data):
     ("coptidice", 1000, {"scalar_learning_rate": 1e-2}),
 ])  # fmt: skip
 def test_keeps_the_budget_and_uses_a_larger_one(data, algo, steps, options):
-    gained, spent = walk(learnt(algo, data, steps, cost_limit=BUDGET, **options))
-    freely_gained, freely_spent = walk(learnt(algo, data, steps, cost_limit=10.0, **options))
+    gained, spent = walk(policy(algo, data, steps, cost_limit=BUDGET, **options))
+    freely_gained, freely_spent = walk(policy(algo, data, steps, cost_limit=10.0, **options))
     assert spent <= 1.05 * BUDGET and freely_spent > 1.5 * BUDGET
     assert freely_gained > gained + 0.3
 
 
 @pytest.mark.parametrize("algo, steps, options", [("bc-safe", 500, {"cost_limit": BUDGET}), ("fisor", 600, {})])
 def test_keeps_the_budget(data, algo, steps, options):
-    assert walk(learnt(algo, data, steps, **options))[1] <= BUDGET
+    assert walk(policy(algo, data, steps, **options))[1] <= BUDGET

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from madiff import build, collection
-from madiff.experiment import seeding
 from madiff.experiment.rollout import evaluate
+from tests.learn.training import learnt
 
 pytestmark = pytest.mark.learn
 BATTLES = 300
@@ -33,13 +33,7 @@ def good(problem):
 
 
 def train(algo, problem, store, steps, **options):
-    section = {"name": algo, **build.method(algo).defaults, **options}
-    learner = build.make_learner(section, problem.spec, problem.device, seed=0)
-    source, generator = learner.batches(store), torch.Generator()
-    for step in range(steps):
-        generator.manual_seed(seeding.derive(0, "train", step))
-        learner.update(source.sample(generator), generator)
-    return learner.policy()
+    return learnt(algo, problem.spec, store, steps, **options).policy()
 
 
 def mean_return(problem, policy):

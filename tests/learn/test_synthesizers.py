@@ -7,23 +7,16 @@ A step of reach: the place moves by half the action, the goal stays, a quarter o
 import pytest
 import torch
 
-from madiff import build
 from madiff.data.replay import single_steps
-from madiff.experiment import seeding
+from tests.learn.training import learnt
 from tests.policies import reach
 
 pytestmark = [pytest.mark.learn, pytest.mark.usefixtures("one_thread")]
 LEARNER = {"width": 64, "batch_size": 64, "target_rate": 0.02, "learning_rate": 2e-3, "temperature": 10.0}
 
 
-def learnt(algo, store, steps, **options):
-    section = {"name": algo, **build.method(algo).defaults, **options}
-    learner = build.make_learner(section, reach.Reach(1).spec, reach.CPU, seed=0)
-    source, generator = learner.batches(store), torch.Generator()
-    for step in range(steps):
-        generator.manual_seed(seeding.derive(0, "train", step))
-        learner.update(source.sample(generator), generator)
-    return learner
+def synthesizer_of(algo, store, updates, **options):
+    return learnt(algo, reach.Reach(1).spec, store, updates, **options)
 
 
 def broken_rules(rows):
@@ -42,13 +35,13 @@ def broken_rules(rows):
 def synthesizer():
     options = {"width": 128, "layers": 2, "batch_size": 128, "synthesizer_steps": 1500, "ema_decay": 0.99}
     options |= {"transitions": 6000, "synthetic_share": 1.0}
-    return learnt("synther", reach.data(episodes=1000), 2100, learner="iql", options=LEARNER, **options)
+    return synthesizer_of("synther", reach.data(episodes=1000), 2100, learner="iql", options=LEARNER, **options)
 
 
 def test_made_steps_obey_the_rules_of_the_task(synthesizer):
     rows = synthesizer.draw(2000, torch.Generator().manual_seed(1))
     errors, wrong = broken_rules(rows)
-    untrained = learnt("synther", reach.data(episodes=50), 1, width=128, layers=2)
+    untrained = synthesizer_of("synther", reach.data(episodes=50), 1, width=128, layers=2)
     spoilt, _ = broken_rules(untrained.draw(2000, torch.Generator().manual_seed(1)))
     assert max(errors) < 0.15 and wrong < 0.02
     assert min(spoilt) > 0.25
@@ -65,7 +58,7 @@ def test_bridges_obey_the_rules_and_teach_beside_the_data():
     options = {"horizon": 4, "width": 32, "model_width": 64, "batch_size": 64, "ema_decay": 0.99, "good_share": 0.05}
     options |= {"layers": 1, "synthesizer_steps": 700, "bridges": 1024, "goals": 256}
     options |= {"learning_rate": 3e-3, "deviation": 0.15}
-    found = learnt("diffstitch", reach.data(episodes=1000), 1300, learner="iql", options=LEARNER, **options)
+    found = synthesizer_of("diffstitch", reach.data(episodes=1000), 1300, learner="iql", options=LEARNER, **options)
     made = found.synthetic
     errors, _ = broken_rules(single_steps(made))
     assert made.episodes >= 100 and float(made.lengths.double().mean()) > 1.2
