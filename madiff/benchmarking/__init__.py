@@ -2,5 +2,5 @@
 
 `suite` and `folder` say what there is to do and where it lies, `work` does one job, `launchers` and `runner` do many,
 `aggregate`, `tables`, `drawing` and `page` turn the records into statements; `questions` are what a suite asks beyond
-them, effects and curves, and `answers` what was measured of these.
+them, effects and curves, `answers` what was measured of these, and `modes` draws what policies make of several modes.
 """
