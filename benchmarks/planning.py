@@ -24,7 +24,7 @@ ROUNDS = 5
 MODELS = ("default", "official")
 ALGORITHMS = ("madiff-c", "madiff-d")
 HOPPER = EnvironmentSpec("mujoco", "Hopper-v5", 1, 11, 3, False, 0, 1000)
-SINGLE, TASK = "survey-full", "hopper-share1"
+SINGLE, TASK = "survey-full", "hopper"
 """The suite whose trained methods are timed, with their options on this task."""
 DECISIONS = 8
 """Decisions in a row that are timed together, so that a plan counts for all the steps it is carried out."""
