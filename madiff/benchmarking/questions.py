@@ -14,7 +14,8 @@ of the other's return:
     about      between (1 - share) and (1 + share)      0.1
     at-least   more than `share` times as much          1
 
-For each end there is the interval of how far within it the cell lies. `verdict` is the only rule.
+For each end there is the interval of how far within it the cell lies. `verdict` is the only rule. Where the other is no
+better than random, shares of it mean nothing: only `above` and `below` without a share are then decided.
 """
 
 from __future__ import annotations
