@@ -1,4 +1,6 @@
-"""Time of one decision and of one training update, for the default model and the paper's sizes, on the shape of 3m."""
+"""Time of one decision and of one training update, for the default model and the paper's sizes, on the shape of 3m;
+and of one decision of every single-agent method, on the shape of Hopper.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,22 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from madiff import build, configuration
-from madiff.interfaces import EnvironmentSpec
+from madiff.benchmarking import suite
+from madiff.benchmarking.suite import Cell
+from madiff.benchmarking.work import compose
+from madiff.data import EpisodeStore
+from madiff.interfaces import EnvironmentSpec, Policy
 from madiff.planners.madiff import MADiff
 
 SPEC = EnvironmentSpec("smac-like", "3m", 3, 30, 9, True, 48, 60)
 ROUNDS = 5
 MODELS = ("default", "official")
 ALGORITHMS = ("madiff-c", "madiff-d")
+HOPPER = EnvironmentSpec("mujoco", "Hopper-v5", 1, 11, 3, False, 0, 1000)
+SINGLE, TASK = "survey-full", "hopper"
+"""The suite whose trained methods are timed, with their options on this task."""
+DECISIONS = 8
+"""Decisions in a row that are timed together, so that a plan counts for all the steps it is carried out."""
 
 
 def learner(algo: str, model: str) -> MADiff:
@@ -59,6 +70,53 @@ def plan_rows() -> Iterator[dict]:
                     network_calls=policy.network_calls_per_decision, parameters=policy.parameters,
                     gflop=counter.get_total_flops() / 1e9,
                 )  # fmt: skip
+
+
+def single_rows() -> Iterator[dict]:
+    """One decision of every trained method of the suite, batch 1: planning, guidance and choice included."""
+    store = random_episodes()
+    for cell in suite.load(SINGLE).cells(1, {}):
+        if (cell.task.name, cell.method.of) == (TASK, ""):
+            policy = single_policy(cell, store)
+            took = milliseconds(lambda p=policy: decide(p)) / DECISIONS
+            yield row(
+                f"decision, {cell.method.label}, Hopper, batch 1", took, decisions_per_second=1e3 / took,
+                network_calls=policy.network_calls_per_decision, parameters=policy.parameters,
+            )  # fmt: skip
+
+
+def single_policy(cell: Cell, store: EpisodeStore) -> Policy:
+    """A method's policy before its first update: what it has learnt does not change the time of a decision."""
+    method = build.make_learner(compose(cell.arguments).algo, HOPPER, torch.device("cpu"), seed=0)
+    method.batches(store)  # fits normalisers, and makes the critics of plans that only data ask for
+    policy = method.policy()
+    policy.reset(seed=0, n=1)
+    return policy
+
+
+def decide(policy: Policy) -> None:
+    for _ in range(DECISIONS):
+        policy.act(torch.zeros(1, 1, HOPPER.observation_size), None)
+
+
+def random_episodes() -> EpisodeStore:
+    """A few episodes of the right shapes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def episode(steps: int) -> dict[str, object]:
+        return {
+            "observations": torch.randn(steps + 1, 1, HOPPER.observation_size, generator=generator),
+            "actions": 2 * torch.rand(steps, 1, HOPPER.action_size, generator=generator) - 1,
+            "rewards": torch.rand(steps, 1, generator=generator), "terminated": False, "truncated": True,
+        }  # fmt: skip
+
+    return EpisodeStore.from_arrays([episode(steps) for steps in range(60, 80)])
+
+
+def decision_rows() -> Iterator[dict]:
+    """Teams and single agents."""
+    yield from plan_rows()
+    yield from single_rows()
 
 
 def random_batch(config: object, n: int) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from madiff.interfaces import UserError
 SUITES: dict[str, Callable[[], list[dict]]] = {
     "qp": qp.rows,
     "env": environment.rows,
-    "plan": planning.plan_rows,
+    "plan": planning.decision_rows,
     "train": planning.train_rows,
 }
 

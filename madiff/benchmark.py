@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from madiff import build, configuration
-from madiff.benchmarking import drawing, suite
+from madiff.benchmarking import drawing, modes, suite
 from madiff.benchmarking.board import Board
 from madiff.benchmarking.examine import empty
 from madiff.benchmarking.folder import Folder, recorded_seeds, refuse_other
@@ -53,6 +53,7 @@ def benchmark(config: BenchmarkConfig) -> None:
         board.write()
         Runner(board, launcher, todo, workers, config.minutes, console).run()
         drawing.draw(board.results(), board.write(), folder.path / "plots")
+        modes.draw(board, folder.path / "plots")
         conclude(board, chosen, path)
     finally:
         folder.close()

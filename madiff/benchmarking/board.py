@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from madiff.benchmarking.aggregate import ByEpisode, Results, aggregate
+from madiff.benchmarking.answers import answer_tables, answers
 from madiff.benchmarking.folder import SUITE, Folder, read
 from madiff.benchmarking.suite import Cell, Suite, Task
 from madiff.benchmarking.tables import long_csv, tables
@@ -147,16 +148,16 @@ class Board:
         return {**head, "reason": found.get("reason"), **given, "command": cell.command, "metrics": {}}
 
     def write(self) -> dict[str, Any]:
-        """Write every file that tells the results; returns what `aggregate` says of them."""
+        """Write every file that tells the results; returns what `aggregate` and `answers` say of them."""
         results = self.results()
-        told = aggregate(results)
+        told = aggregate(results) | answers(results)
         self.folder.write_json("results.json", results.records)
         self.folder.write_lines("episodes.jsonl", [
             {"task": cell.task.name, "label": cell.method.label, "seed": cell.seed, **episode}
             for cell in self.cells for episode in self.episodes(cell)
         ])  # fmt: skip
         self.folder.write_json("aggregates.json", told)
-        made = tables(results, told)
+        made = [*tables(results, told), *answer_tables(results, told)]
         title = f"# Benchmark {self.suite.name}\n\n{' '.join(self.suite.about.split())}\n\n"
         self.folder.write("tables.md", title + "\n".join(table.markdown() for table in made))
         with durable.disk_errors("write", self.folder.path / "tables"):

@@ -17,7 +17,7 @@ from madiff.experiment.plots import Series
 
 def draw(results: Results, told: Mapping[str, Any], folder: Path) -> list[Path]:
     """Every plot that has something to show."""
-    makers = (returns, safety, learning, profile, together, improvement, shifts, shares)
+    makers = (returns, safety, learning, profile, together, improvement, shifts, shares, curves)
     return [path for maker in makers for path in maker(results, told, folder)]
 
 
@@ -120,6 +120,24 @@ def shares(results: Results, told: Mapping[str, Any], folder: Path) -> list[Path
         comparison_plots.curves(panels, results.labels, folder / "shares.png", logarithmic=True, ylabel="return",
                                 xlabel="share of the data (%)", title="Return against share of the data, 95% intervals")
     ]  # fmt: skip
+
+
+def curves(results: Results, told: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Return against an option, a picture for each curve that the suite asks for."""
+    made = []
+    for name, tasks in told.get("curves", {}).items():
+        asked = results.suite["curves"][name]
+        panels = {
+            task: {line: Series([p["value"] for p in points], [p["return_mean"] for p in points],
+                                [p["return_ci95"][0] for p in points], [p["return_ci95"][1] for p in points])
+                   for line, points in lines.items()}
+            for task, lines in tasks.items()
+        }  # fmt: skip
+        if panels:
+            title = f"Return against {asked['option']}, 95% intervals"
+            made.append(comparison_plots.curves(panels, list(asked["lines"]), folder / f"curve_{name}.png", title=title,
+                                                xlabel=asked["option"], ylabel="return"))  # fmt: skip
+    return made
 
 
 def estimate(mean: float, ends: Any) -> Estimate:

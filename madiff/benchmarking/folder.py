@@ -79,6 +79,8 @@ class Folder:
             "tasks": {task.name: {"about": task.about, "zero": task.zero, "one": task.one, "family": task.family,
                                   "share": task.share, "shifts": task.shifts} for task in suite.tasks.values()},
             "methods": {m.label: {"about": m.about, "of": m.of} for m in suite.methods.values()},
+            "effects": {effect.name: effect.told for effect in suite.effects.values()},
+            "curves": {curve.name: curve.told(suite) for curve in suite.curves.values()},
             "versions": runtime.versions(),
         }  # fmt: skip
         self.write_json(SUITE, told)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from madiff.benchmarking.aggregate import Results
+from madiff.benchmarking.answers import answer_tables
 from madiff.benchmarking.folder import SUITE, read
 from madiff.benchmarking.tables import Table, estimate, tables
 from madiff.experiment import run_directory
@@ -43,7 +44,8 @@ def benchmark(path: Path) -> str:
     suite, told, records = read(path / SUITE), read(path / "aggregates.json"), read_list(path / "results.json")
     if suite is None or told is None or records is None:
         raise UserError(f"{path} holds no results that can be read", "report", "a folder of madiff.benchmark")
-    made = "".join(table.html() for table in tables(Results(suite, {}, records, {}), told))
+    results = Results(suite, {}, records, {})
+    made = "".join(table.html() for table in (*tables(results, told), *answer_tables(results, told)))
     about = "".join(f"<p>{escape(' '.join(text.split()))}</p>" for text in (suite["about"], suite["same_for_all"]))
     return (
         f"<section><h2>Benchmark {escape(suite['suite'])}</h2>{about}"

@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from madiff.benchmarking import questions
+from madiff.benchmarking.questions import Curve, Effect
 from madiff.interfaces import UserError
 from madiff.schema import option, shown, structure
 
@@ -90,7 +92,8 @@ class Suite:
     """A comparison.
 
     leaves_out, same_for_all: printed with every table. seeds: unless the user says otherwise. reference: the label over
-    which improvement is told; baselines: the labels of which the best is the bar in every task.
+    which improvement is told; baselines: the labels of which the best is the bar in every task. effects, curves: see
+    `questions`.
     """
 
     name: str
@@ -103,6 +106,8 @@ class Suite:
     tasks: Mapping[str, Any] = option("name -> task")
     methods: Mapping[str, Any] = option("label -> method")
     options: Options = field(default_factory=dict)
+    effects: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Any] = field(default_factory=dict)
 
     def cells(self, seeds: int, given: Options) -> list[Cell]:
         """Every task with every method, all of one seed before the next; `given` are the user's own options."""
@@ -205,8 +210,13 @@ def parse(name: str, content: Any) -> Suite:
         for unfolded in section(Task, "name", key, value, f"tasks.{key}").unfolded()
     ]  # fmt: skip
     methods = [section(Method, "label", key, value, f"methods.{key}") for key, value in suite.methods.items()]
-    suite = replace(suite, tasks={task.name: task for task in tasks}, methods={m.label: m for m in methods})
+    asked = {
+        kind: {str(key): section(cls, "name", key, value, f"{kind}.{key}") for key, value in found.items()}
+        for kind, cls, found in (("effects", Effect, suite.effects), ("curves", Curve, suite.curves))
+    }
+    suite = replace(suite, tasks={task.name: task for task in tasks}, methods={m.label: m for m in methods}, **asked)
     check(suite)
+    questions.check(suite)
     return suite
 
 

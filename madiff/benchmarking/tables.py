@@ -58,7 +58,7 @@ def tables(results: Results, told: Mapping[str, Any]) -> list[Table]:
     made = [
         returns(results, told), published(results, told), wins(results, told),
         *(safety(results, told, task) for task in results.tasks), together(results, told), over_best(results, told),
-        shifts(results, told), shares(results, told), effort(results, told),
+        shifts(results, told), shares(results, told), effort(results, told), training(results, told),
     ]  # fmt: skip
     return [table.turned() if len(table.columns) > WIDEST else table for table in made if table.rows]
 
@@ -237,6 +237,23 @@ def effort(results: Results, told: Mapping[str, Any]) -> Table:
     notes = ["From the least to the largest over tasks. Times are of one thread while the other workers ran."]
     columns = ["method", "ms a decision", "network calls a decision", "parameters", "updates", "training seconds"]
     return Table("effort", "Effort", columns, rows, notes)
+
+
+def training(results: Results, told: Mapping[str, Any]) -> Table:
+    """Seconds of training of the methods that are trained, and milliseconds an update, task by task."""
+
+    def shown(cell: Mapping[str, Any] | None) -> str:
+        return EMPTY if cell is None else f"{cell['seconds']:,.0f} s ({1e3 * cell['seconds'] / cell['updates']:.3g} ms)"
+
+    trained = [label for label in results.labels if not results.suite["methods"][label].get("of")]
+    tasks = [task for task in results.tasks if any(label in told["cells"][task] for label in trained)]
+    rows = [[label, *(shown(told["cells"][task].get(label)) for task in tasks)] for label in trained
+            if any(label in told["cells"][task] for task in tasks)]  # fmt: skip
+    notes = [
+        "Mean over seeds of the whole training, points of the learning curve included, and its part an update. Times "
+        "are of one thread while the other workers ran; rows of another's weights cost no training."
+    ]
+    return Table("training", "Training time", ["method", *tasks], rows, notes)
 
 
 def number(value: float | None) -> str:

@@ -170,6 +170,15 @@ def test_a_table_reads_the_same_in_markdown_csv_and_html():
     assert parser.found == ["A <title>", "task", "a|b", "x & y", '1 "2"', "z", "3,4", "a note"]
 
 
+def test_training_takes_so_long_in_all_and_an_update(results, told):
+    methods = results.suite["methods"] | {"dom2": {"about": "", "of": "bc"}}
+    table = next(t for t in tables(replace(results, suite=results.suite | {"methods": methods}), told)
+                 if t.name == "training")  # fmt: skip
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert rows["bc"]["xor"] == "123 s (30.9 ms)" and rows["omar"]["xor"] == "–"
+    assert "dom2" not in rows and list(table.columns) == ["method", *results.tasks]
+
+
 def test_every_cell_is_a_line_of_the_long_table(results):
     table = long_csv(results)
     assert len(table.rows) == len(results.records) == 7 * 6 * 3

@@ -2,12 +2,15 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import environment, peers, plan_quality, planning, qp, speed
 from benchmarks.timing import row
+from madiff.benchmarking import suite
 
 
 def test_unknown_arguments_are_one_line_and_exit_2(capsys):
@@ -35,11 +38,28 @@ def test_steps_are_whole_environment_steps_of_all_copies():
 def test_decision_rows_hold_what_a_decision_costs(tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "MODELS", ("default",))
     monkeypatch.setattr(planning, "ROUNDS", 1)
+    monkeypatch.setattr(planning, "single_rows", lambda: iter(()))
     assert speed.main(["plan", f"out={tmp_path / 'plan.json'}"]) == 0
     rows = json.loads((tmp_path / "plan.json").read_text())
     assert len(rows) == 4 and all(r["network_calls"] == 5 and r["ours"] > 0 for r in rows)
     one, ten = rows[0]["gflop"], rows[1]["gflop"]
     assert ten == pytest.approx(10 * one, rel=1e-3)
+
+
+def test_every_single_agent_method_is_timed_with_what_it_decides_by(monkeypatch):
+    """Diffuser's two networks: the denoiser in each of 10 steps, the critics of plans beside it as guidance asks."""
+    labels = {"bc", "diffusion-ql", "cpql", "diffuser", "diffusion-policy", "synther"}
+    whole = suite.load(planning.SINGLE)
+    few = replace(whole, methods={label: whole.methods[label] for label in labels})
+    monkeypatch.setattr(planning, "suite", SimpleNamespace(load=lambda name: few))
+    monkeypatch.setattr(planning, "ROUNDS", 1)
+    rows = {row["name"].split(", ")[1]: row for row in planning.single_rows()}
+    assert set(rows) == labels
+    calls = {label: row["network_calls"] for label, row in rows.items()}
+    assert calls["diffusion-ql"] == 5 and calls["cpql"] == 1 and calls["diffuser"] > 10
+    assert calls["diffusion-policy"] == 10 / 8  # eight steps of every plan are carried out
+    assert all(row["decisions_per_second"] == pytest.approx(1e3 / row["ours"]) for row in rows.values())
+    assert all(row["parameters"] > 1000 for row in rows.values())
 
 
 def test_programs_are_timed_beside_the_stock_layer_whose_answers_and_gradients_they_match(tmp_path, monkeypatch):
