@@ -19,3 +19,10 @@ def test_the_map_has_all_systems_and_names_only_what_is_there():
         safe = [name.removeprefix("safe=") for name in names if files[0].startswith("safe/")]
         assert set(safe) <= set(safeguard_options.OPTIONS), row
         assert safe or set(names) <= set(build.registry()), row
+
+
+def test_every_method_has_a_learning_test():
+    """By its name, or by that of its module."""
+    told = "\n".join(path.read_text() for path in (ROOT / "tests" / "learn").glob("test_*.py"))
+    words = set(re.findall(r"[\w-]+", told))
+    assert [name for name in build.registry() if not {name, name.replace("-", "_")} & words] == []
