@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest -n 2
 
-.PHONY: install train test test-learn lint bench-peers clean
+.PHONY: install train test test-learn lint docs bench-peers clean
 
 train: $(STAMP)
 	$(BIN)/python -m madiff.train env=smac-like agents=3 resume=auto $(ARGS)
@@ -19,6 +19,10 @@ test-learn: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+
+# The page that is made of docstrings.
+docs: $(STAMP)
+	$(BIN)/python docs/equations.py
 
 install: $(STAMP)
 
