@@ -104,6 +104,11 @@ class Problem:
     options: Mapping[str, Any]
     device: torch.device
 
+    @property
+    def playable(self) -> bool:
+        """Whether copies can be made; of episodes alone they cannot."""
+        return True
+
     def make(self, copies: int) -> BatchedEnvironment:
         return envs.make_batched(self.spec.name, copies=copies, device=self.device, **self.options)
 

@@ -202,8 +202,13 @@ def cache_path(
         "versions": [VERSION, env_version(), simulators()],
     }
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
+    return cache_folder(cache_dir) / f"{env_name}-{key[:20]}.h5"
+
+
+def cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
+    """The folder given, else $MADIFF_CACHE, else ~/.cache/madiff."""
     folder = cache_dir or os.environ.get("MADIFF_CACHE") or Path.home() / ".cache" / "madiff"
-    return Path(os.path.expanduser(folder)) / f"{env_name}-{key[:20]}.h5"
+    return Path(os.path.expanduser(folder))
 
 
 def env_version() -> Any:

@@ -100,7 +100,14 @@ def _refuse(reason: str) -> int:
 
 def compose(verb: str, methods: Mapping[str, Mapping[str, Any]], arguments: Sequence[str]) -> dict[str, Any]:
     """The verb's configuration as nested dicts: its YAML, the chosen groups, then the values given by the user."""
-    given = _parse(arguments)
+    return compose_given(verb, methods, _parse(arguments))
+
+
+def compose_given(
+    verb: str, methods: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any], where: str = "command line"
+) -> dict[str, Any]:
+    """The same of values by dotted key, as Python has them; where: they came from, which errors name."""
+    given = dict(given)
     store = ConfigStore.instance()
     for name, defaults in methods.items():
         if f"{name}.yaml" not in store.repo.get("algo", {}):
@@ -113,7 +120,7 @@ def compose(verb: str, methods: Mapping[str, Mapping[str, Any]], arguments: Sequ
     open_sections = [key for key, value in known.items() if value == {}]
     for key, value in given.items():
         if key not in known and key.rpartition(".")[0] not in open_sections:
-            raise _unknown_option(key, [*_groups(verb), *known])
+            raise _unknown_option(key, [*_groups(verb), *known], where)
         _set(tree, key, value)
     return tree
 
@@ -215,14 +222,14 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[name] = value
 
 
-def _unknown_option(key: str, known: Sequence[str]) -> UserError:
+def _unknown_option(key: str, known: Sequence[str], where: str) -> UserError:
     section, _, name = key.rpartition(".")
     inside = [k for k in known if k.startswith(f"{key}.")]
     beside = [k for k in known if section and k.startswith(f"{section}.")]
     same_name = [k for k in known if k.rpartition(".")[2] == name]
     guess = f"; did you mean {' or '.join(same_name)}?" if same_name else _did_you_mean(key, known)
     return UserError(
-        f"unknown option '{key}'{guess}", "command line", inside or beside or [k for k in known if "." not in k]
+        f"unknown option '{key}'{guess}", where, inside or beside or [k for k in known if "." not in k]
     )
 
 

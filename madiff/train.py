@@ -141,7 +141,9 @@ class Job:
                 tracker.finish()
 
     def point(self, learner: Learner) -> dict[str, float]:
-        """One point of the learning curve: the same few episodes every time."""
+        """One point of the learning curve: the same few episodes every time; nothing where none can be played."""
+        if not self.problem.playable:
+            return {}
         seed = seeding.derive(self.config.seed, "learning curve")
         episodes = self.config.train.evaluate_episodes
         return evaluation_metrics(rollout.evaluate(self.problem.make, learner.policy(), episodes, seed))
