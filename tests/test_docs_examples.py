@@ -46,6 +46,8 @@ def blocks(page, language):
 def smallest(code):
     """The block with the fewest updates and episodes that still do something."""
     code = re.sub(r"train=\{[^}]*\}", TINY, code)
+    code = code.replace('"diffuser", "horizon": 8', '"diffuser", "horizon": 8, "width": 8, "sampler_steps": 1')
+    code = code.replace('"madiff-c",', '{"name": "madiff-c", "width": 16, "layers": 1, "sampler_steps": 1},')
     return re.sub(r"\bepisodes=\d+", "episodes=2", code)
 
 
@@ -87,7 +89,8 @@ def test_commands_are_accepted(page):
 
 
 def test_start():
-    tiny_run(RUN, "env=smac-like", "agents=3", "data.episodes=4", "algo.width=16", "algo.layers=1", "algo.batch_size=4")
+    tiny_run(RUN, "env=smac-like", "agents=3", "data.episodes=4", "algo.width=16", "algo.layers=1", "algo.batch_size=4",
+             "algo.sampler_steps=1")  # fmt: skip
     report = executed("start")["report"]
     assert report["episodes"] == 2 and report["options"] == {"target_return": 0.5}
     for name in re.findall(r"`madiff\.(\w+)\(", PAGES["start"]):
