@@ -225,6 +225,13 @@ def check_store(store: EpisodeStore, spec: EnvironmentSpec) -> None:
             raise UserError(
                 f"the data's {key} is {found}", "data.path", f"{needed}, as {spec.name} {spec.scenario} has"
             )
+    # What was padded, where the reader knows: a column that one agent's file lacks would pass for one of zeros.
+    for key, whole in (("observation_sizes", spec.observation_size), ("action_sizes", spec.action_size)):
+        found, needed = store.provenance.get(key), list(getattr(spec, key)) or [whole] * spec.agents
+        if found and found != needed:
+            raise UserError(
+                f"the data's {key} are {found}", "data.path", f"{needed}, as {spec.name} {spec.scenario} has"
+            )
 
 
 @dataclass(frozen=True)

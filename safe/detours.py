@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from safe.batches import where_needed
 from safe.safe_set import SafeSet, Time, direction
 from safe.sets import Ball, Obstacles, Superellipse
 
@@ -47,10 +48,21 @@ def _around_one(points: Tensor, s: Superellipse, margin: float, time: Time, mova
     behind = torch.cat([local[..., :1, :, :], local[..., :-1, :, :]], dim=-3)
     motion = direction(torch.where(inside, ahead - behind, 0.0).sum(-3, keepdim=True), 0)
     across = torch.stack([-motion[..., 1], motion[..., 0]], dim=-1).expand_as(local)
-    left, right = (torch.where(inside, leave(local, side, s, margin), 0.0) for side in (across, -across))
+    left, right = _exits(local, across, s, margin, inside)
     shorter = left.sum(-3, keepdim=True) <= right.sum(-3, keepdim=True)
     moved = local + torch.where(shorter, left * across, -right * across)
     return torch.where(inside, s.insert(points, moved + s.shift(points, time)), points)
+
+
+def _exits(local: Tensor, across: Tensor, s: Superellipse, margin: float, inside: Tensor) -> Tensor:
+    """How far it is out along `across` and against it (2, ..., 1), 0 for those that are not inside (..., 1)."""
+    ways = torch.stack([across, -across])
+    distance = torch.zeros_like(ways[..., :1])
+
+    def solve(local: Tensor, ways: Tensor) -> Tensor:
+        return leave(local, ways, s, margin)
+
+    return where_needed(solve, inside[..., 0].expand(ways.shape[:-1]), distance, local.expand_as(ways), ways)
 
 
 def leave(local: Tensor, way: Tensor, s: Superellipse, margin: float) -> Tensor:

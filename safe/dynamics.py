@@ -1,9 +1,7 @@
-"""Plans whose positions, velocities and actions agree after a correction, and corrections spread over the horizon.
+"""Plans whose positions, velocities and actions agree after a correction.
 
 A projection moves positions alone. `Dynamics.agree` carries the displacement over to velocities (differences in time)
 and to actions (a linear model of the motion), so that a plan that obeyed them before obeys them after.
-`project_smoothly` shares a displacement with the waypoints around it, which keeps a plan on one side of an obstacle.
-All of it is O(horizon).
 """
 
 from __future__ import annotations
@@ -17,15 +15,7 @@ from torch import Tensor
 
 from madiff.data.store import EpisodeStore, ranges
 from madiff.interfaces import UserError
-from safe.batches import where_needed
 from safe.constants import indices
-from safe.detours import around
-from safe.projection import ProjectionInfo, nearly_project, project, violation
-from safe.sets import SafeSet, Time
-from safe.tridiagonal import Smoother
-
-ROUNDS = 12
-STIFFNESS = 16.0  # of ADMM: how fast its two halves have to come together; they part for good where it is small
 
 
 @dataclass(frozen=True)
@@ -139,52 +129,6 @@ def fit_dynamics(store: EpisodeStore, observation_names: Sequence[str], names: S
     if not found.actions:
         return found
     return replace(found, motion=LinearMotion.fit(store, seen.positions, seen.velocities))
-
-
-def project_smoothly(
-    points: Tensor,
-    sets: Sequence[SafeSet],
-    margin: float = 0.0,
-    time: Time = 0.0,
-    movable: Tensor | None = None,
-    smoothness: float = 25.0,
-    rounds: int = ROUNDS,
-) -> tuple[Tensor, ProjectionInfo]:
-    """Project plans (..., time, agent, D), spreading every displacement e over the waypoints around it.
-
-    Minimises |e|^2 + smoothness |e_{k+1} - e_k|^2 under the sets, by ADMM (Boyd et al. 2011, section 3) with the
-    projection as one half and a tridiagonal solve as the other, from a plan that passes each obstacle on one side;
-    smoothness >= 0 is the squared reach in waypoints. Waypoints not movable stay, and so do plans that are safe. What
-    is returned is the projection of the last smooth plan, so as safe as `project`.
-    """
-    before = violation(points, sets, margin, time)
-    wrong = before > 0 if movable is None else (before > 0) & movable
-
-    def solve(points: Tensor, time: Time, movable: Tensor | None) -> Tensor:
-        return _smoothed(points, sets, margin, time, movable, smoothness, rounds)
-
-    plan = where_needed(solve, wrong.any(-1).any(-1), points, points, time, movable)
-    found, last = project(plan, sets, margin, time, movable)
-    return found, ProjectionInfo(last.feasible, before, last.violation_after, rounds + 2)
-
-
-def _smoothed(
-    points: Tensor, sets: Sequence[SafeSet], margin: float, time: Time, movable: Tensor | None, smoothness: float,
-    rounds: int,
-) -> Tensor:  # fmt: skip
-    """The last smooth plans, nearly safe."""
-    even = Smoother(
-        points.transpose(-3, -2), smoothness / (1 + STIFFNESS), None if movable is None else movable.transpose(-1, -2)
-    )
-    found = project(around(points, sets, margin, time, movable), sets, margin, time, movable)[0]
-    price = torch.zeros_like(points)
-    for _ in range(rounds):
-        wanted = (found - price - points).transpose(-3, -2)
-        plan = points + even(wanted * (STIFFNESS / (1 + STIFFNESS))).transpose(-3, -2)
-        found = nearly_project(plan + price, sets, margin, time)
-        found = found if movable is None else torch.where(movable[..., None], found, points)
-        price = price + plan - found
-    return plan if movable is None else torch.where(movable[..., None], plan, points)
 
 
 def _select(points: Tensor, dimensions: tuple[int, ...]) -> Tensor:

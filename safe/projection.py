@@ -19,7 +19,7 @@ from safe import two_rows
 from safe.batches import where_needed
 from safe.constants import like
 from safe.distance import Distance
-from safe.sets import Obstacles, SafeSet, Time
+from safe.sets import Obstacles, Rows, SafeSet, Time
 
 DYKSTRA = 40  # rounds over all sets
 SWEEPS = 3
@@ -168,10 +168,20 @@ def _settle(points: Tensor, sets: Sequence[SafeSet], margin: float, time: Time) 
 
 
 def _step_out(points: Tensor, obstacle: SafeSet, margin: float, time: Time) -> Tensor:
-    """Along the gradient of the deepest barrier as far as its linearisation says, which is far enough (b is convex)."""
-    rows = obstacle.linearise(points, time)
-    missing, deepest = (margin + tolerance(points) / 10 - rows.b).max(-1, keepdim=True)
-    gradient = rows.gradient.gather(-2, deepest[..., None].expand(*deepest.shape, points.shape[-1]))[..., 0, :]
+    """As far as the linearisation at the points says, which is far enough (b is convex)."""
+    return push_out(points, [obstacle.linearise(points, time)], margin + tolerance(points) / 10)
+
+
+def push_out(points: Tensor, rows: Sequence[Rows], margin: float, seen_from: Tensor | None = None) -> Tensor:
+    """Points moved along the gradient of their deepest barrier until its linearisation reaches the margin.
+
+    rows: of sets that no pair of agents shares, linearised at `seen_from`, else at the points themselves.
+    """
+    b, gradient = torch.cat([r.b for r in rows], dim=-1), torch.cat([r.gradient for r in rows], dim=-2)
+    if seen_from is not None:
+        b = b + (gradient * (points - seen_from)[..., None, :]).sum(-1)
+    missing, deepest = (margin - b).max(-1, keepdim=True)
+    gradient = gradient.gather(-2, deepest[..., None].expand(*deepest.shape, points.shape[-1]))[..., 0, :]
     step = missing.clamp(min=0) * gradient / gradient.square().sum(-1, keepdim=True)
     return torch.where(missing > 0, points + step, points)
 

@@ -23,9 +23,10 @@ from safe.batches import where_needed
 from safe.constants import like
 from safe.constrained import ConstrainedHook, Report, Scene
 from safe.detours import around
-from safe.dynamics import Dynamics, project_smoothly
+from safe.dynamics import Dynamics
 from safe.projection import project
 from safe.sets import Rows, SafeSet, Time
+from safe.smooth_projection import project_smoothly
 from safe.tridiagonal import Smoother
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class Exact(ConstrainedHook):
     """Every corrected iterate is projected onto the sets: the nearest safe point, never further than it has to.
 
     smoothness: 0 moves each waypoint alone; else a displacement is shared with about sqrt(smoothness) waypoints on
-    either side (`safe.dynamics.project_smoothly`).
+    either side (`safe.smooth_projection`).
     """
 
     def __init__(

@@ -22,22 +22,25 @@ from madiff.planners.diffuser import Diffuser
 from madiff.planners.diffuser_config import Unconditional
 
 NAME = "adaptdiffuser"
+USUAL = 0.95
+"""Share of the data's windows that surprise the dynamics no more than is usual."""
 
 
 @dataclass
 class Config(Unconditional):
     """Options of AdaptDiffuser.
 
-    generate: plans drawn in a round; reach: kept are plans that the dynamics contradict no more than this share of the
-    data's own windows; gain: and whose expected return exceeds that of the window they begin like by so many standard
-    deviations of the data's returns; capacity: plans kept.
+    generate: plans drawn in a round; reach: kept are plans no step of which ends further from where the dynamics say,
+    beyond what they miss of the data themselves, than this share of the data's usual step; gain: and whose expected
+    return exceeds that of the window they begin like by so many standard deviations of the data's returns; capacity:
+    plans kept.
     """
 
     first_round: int = 2500
     round_every: int = 500
     rounds: int = 3
     generate: int = 512
-    reach: float = within(0.0, 1.0, 0.95)
+    reach: float = within(0.0, math.inf, 0.5)
     gain: float = within(0.0, math.inf, 0.1)
     capacity: int = 4096
     synthetic_share: float = within(0.0, 1.0, 0.5)
@@ -75,10 +78,17 @@ class AdaptDiffuser(Diffuser):
 
         Root mean square over agents and normalised dimensions of the observation.
         """
-        observed = self.preprocessing.observations(plans)[..., self.spec.agents :].flatten(2)
-        joint = torch.cat([self.preprocessing.actions(plans).flatten(2), observed], dim=-1)[:, :-1]
-        change = observed[:, 1:] - observed[:, :-1] - dynamics(joint)
-        return change.square().mean(-1).add(1e-12).sqrt()
+        joint = torch.cat([self.preprocessing.actions(plans).flatten(2), self.observed(plans)], dim=-1)[:, :-1]
+        return (self.changes(plans) - dynamics(joint)).square().mean(-1).add(1e-12).sqrt()
+
+    def observed(self, plans: Tensor) -> Tensor:
+        """What all agents see in plans (B, T, agent, F): (B, T, agent * observation), normalised."""
+        return self.preprocessing.observations(plans)[..., self.spec.agents :].flatten(2)
+
+    def changes(self, plans: Tensor) -> Tensor:
+        """Of what all agents see from each waypoint to the next, (B, T - 1, agent * observation)."""
+        observed = self.observed(plans)
+        return observed[:, 1:] - observed[:, :-1]
 
     @torch.no_grad()
     def round(self, generator: torch.Generator) -> None:
@@ -107,10 +117,11 @@ class AdaptDiffuser(Diffuser):
         """(B,) bool: which plans are reachable and worth enough, by the measure of the data's windows of the batch."""
         real, dynamics = self.plans(batch, torch.Generator())[0], self.ema.model["dynamics"]
         taken = batch["transition_valid"][:, :-1]
-        seen = self.surprise(real, dynamics).masked_fill(~taken, 0.0).amax(1)
+        seen = self.surprise(real, dynamics).masked_fill(~taken, 0.0).amax(1).quantile(USUAL)
+        step = self.changes(real).square().mean(-1)[taken].mean().sqrt()
         values, elapsed = self.values, self.values.elapsed(batch["time"])
         worth, usual = (values.estimates(x, values.clean, elapsed)["return"].mean for x in (plans, real))
-        reachable = self.surprise(plans, dynamics).amax(1) <= seen.quantile(self.config.reach)
+        reachable = self.surprise(plans, dynamics).amax(1) <= seen + self.config.reach * step
         return reachable & (worth > usual + self.config.gain * values.unit("return"))
 
     def task(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Any]:

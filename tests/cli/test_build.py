@@ -1,11 +1,13 @@
 """The registry, and making things from configurations."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -99,6 +101,15 @@ def test_data_of_other_sizes_is_refused(tmp_path):
     store().save(tmp_path / "small.h5")
     with pytest.raises(UserError, match="data.path: the data's observation_size is 3"):
         build.make_store(data(path=tmp_path / "small.h5"), problem)
+
+
+def test_one_agents_file_that_lacks_a_column_is_refused(tmp_path):
+    problem = build.make_problem({"name": "particle", "scenario": "spread"}, None, None, CPU)
+    shutil.copytree(ROOT / "tests/data/formats/omar/simple_spread/random/seed_0_data", tmp_path / "seed")
+    actions = tmp_path / "seed" / "acs_1.npy"
+    np.save(actions, np.load(actions)[:, :1])
+    with pytest.raises(UserError, match=r"data.path: the data's action_sizes are \[2, 1, 2\]; allowed: \[2, 2, 2\]"):
+        build.make_store(data(path=tmp_path / "seed", quality="random"), problem)
 
 
 def test_data_from_a_file_is_cut_to_the_episodes_asked_for(tmp_path):

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from madiff.data.store import EpisodeStore
-from madiff.experiment import seeding
 from madiff.interfaces import EnvironmentSpec
 from madiff.planners import diffuser
 from safe.budget import Budget, Budgeted
 from safe.trebi import make_chooser, make_hook
+from tests.learn.training import CPU, taught
 
 pytestmark = [pytest.mark.learn, pytest.mark.usefixtures("one_thread")]
 STEPS, SPEED, RADIUS = 20, 0.15, 0.35
@@ -60,12 +60,8 @@ def demonstrations(episodes=1500):
 
 def learnt(data, updates, **options):
     values = diffuser.PlanValueConfig(**SMALL["values"])
-    method = diffuser.make(diffuser.Config(**{**SMALL, "values": values, **options}), SPEC, torch.device("cpu"), 0)
-    source, generator = method.batches(data), torch.Generator()
-    for update in range(updates):
-        generator.manual_seed(seeding.derive(0, "train", update))
-        method.update(source.sample(generator), generator)
-    return method
+    method = diffuser.make(diffuser.Config(**{**SMALL, "values": values, **options}), SPEC, CPU, 0)
+    return taught(method, method.batches(data), updates)
 
 
 def play(policy, n=40):

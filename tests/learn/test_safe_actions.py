@@ -11,8 +11,8 @@ import yaml
 
 from madiff import build, guarding
 from madiff.data.store import EpisodeStore
-from madiff.experiment import seeding
 from madiff.interfaces import EnvironmentSpec
+from tests.learn.training import CPU, taught
 
 pytestmark = [pytest.mark.learn, pytest.mark.usefixtures("one_thread")]
 SPEC = EnvironmentSpec("toy", "toy", 1, 2, 2, False, 0, 1, observation_names=("x", "y"))
@@ -46,13 +46,10 @@ def data():
 
 
 def learnt(store, section, steps=400):
-    learner = build.make_learner({"name": "dom2", **SMALL}, SPEC, torch.device("cpu"), seed=0)
-    source, generator = learner.batches(store), torch.Generator()
+    learner = build.make_learner({"name": "dom2", **SMALL}, SPEC, CPU, seed=0)
+    source = learner.batches(store)
     guarding.put(learner, section, SPEC)
-    for step in range(steps):
-        generator.manual_seed(seeding.derive(0, "train", step))
-        learner.update(source.sample(generator), generator)
-    return learner
+    return taught(learner, source, steps)
 
 
 def played(learner, section):

@@ -15,9 +15,15 @@ def learnt(algo, spec, store, updates, /, enter=None, **options):
     for key, value in options.items():
         section[key] = {**section[key], **value} if isinstance(value, dict) else value
     learner = build.make_learner(section, spec, CPU, seed=0)
-    source, generator = learner.batches(store), torch.Generator()
+    source = learner.batches(store)
     if enter is not None:
         learner.enter(enter)
+    return taught(learner, source, updates)
+
+
+def taught(learner, source, updates):
+    """The learner after so many updates."""
+    generator = torch.Generator()
     for update in range(updates):
         generator.manual_seed(seeding.derive(0, "train", update))
         learner.update(source.sample(generator), generator)

@@ -1,19 +1,18 @@
 """Corrections over the horizon: tridiagonal solves against numpy, ways around obstacles, plans whose parts agree."""
 
-import math
 
 import numpy as np
 import pytest
 import torch
 from scipy.linalg import solve_banded
-from scipy.optimize import brentq, minimize
+from scipy.optimize import brentq
 
 from madiff.data.store import EpisodeStore
 from madiff.interfaces import UserError
 from safe.detours import around, leave
-from safe.dynamics import Dynamics, LinearMotion, dynamics_of, fit_dynamics, project_smoothly
-from safe.projection import least_barrier, project
-from safe.sets import Box, Ellipse, HalfSpace, Obstacles, Superellipse
+from safe.dynamics import Dynamics, LinearMotion, dynamics_of, fit_dynamics
+from safe.projection import project
+from safe.sets import Box, Ellipse, Obstacles, Superellipse
 from safe.tridiagonal import Factored, Smoother
 
 CIRCLE = Ellipse(center=(0.0, 0.0), radii=(1.0, 1.0))
@@ -84,45 +83,6 @@ def test_ways_around_many_obstacles_and_held_waypoints():
     movable = torch.ones(2, 40, 2, dtype=torch.bool)
     movable[:, 20] = False
     assert torch.equal(around(plans, [CIRCLE], 0.01, 0.0, movable)[:, 20], plans[:, 20])
-
-
-def test_a_smooth_projection_is_safe_whole_and_cheap_in_its_own_measure():
-    plans = lines([0.05, -0.2, 0.9, 1.5])
-    found, info = project_smoothly(plans, [CIRCLE], 0.01, smoothness=25.0)
-    assert CIRCLE.b(found).min() >= 0.01 - 1e-12 and info.feasible.all()
-    assert torch.equal(found[3], plans[3])
-    assert (info.violation_before > 0).any() and not info.violation_after[3].any()
-
-    def cost(x):
-        e = x - plans
-        return e.square().sum((1, 2, 3)) + 25 * e.diff(dim=1).square().sum((1, 2, 3))
-
-    crude = around(plans, [CIRCLE], 0.01)
-    assert (cost(found) < cost(crude))[:3].all()
-    assert found.diff(dim=1).norm(dim=-1).max() < 0.5
-
-
-def test_a_smooth_projection_of_convex_sets_is_the_quadratic_programs_solution():
-    plan = lines([0.3], 12)
-    plan[0, 6, 0, 1] = 1.0
-    sets = [HalfSpace(normal=(0.0, 1.0), offset=0.5)]
-    found = project_smoothly(plan, sets, smoothness=4.0, rounds=400)[0][0, :, 0, 1].numpy()
-    start = plan[0, :, 0, 1].numpy()
-
-    def cost(y):
-        return ((y - start) ** 2).sum() + 4 * (np.diff(y - start) ** 2).sum()
-
-    best = minimize(cost, np.minimum(start, 0.5), bounds=[(None, 0.5)] * 12, tol=1e-14).x
-    np.testing.assert_allclose(found, best, atol=1e-4)
-
-
-def test_held_waypoints_of_a_smooth_projection_stay():
-    plans = lines([0.1])
-    movable = torch.ones(1, 40, 1, dtype=torch.bool)
-    movable[:, [0, 20, 39]] = False
-    found = project_smoothly(plans, [CIRCLE], 0.01, movable=movable)[0]
-    assert torch.equal(found[~movable], plans[~movable])
-    assert CIRCLE.b(found)[movable].min() >= 0.01 - 1e-12
 
 
 A = torch.tensor([[0.1, 0.0, 0.9, 0.0], [0.0, -0.2, 0.05, 0.8]])
@@ -199,11 +159,3 @@ def test_positions_and_velocities_are_found_by_name():
     assert (found.positions, found.velocities, found.actions) == ((2, 3), (4, 5), (0, 1))
     with pytest.raises(UserError, match="no position and velocity among x, y"):
         dynamics_of(("x", "y"))
-
-
-def test_smooth_projections_of_agents_and_other_sets():
-    plans = lines([0.05, 0.1, 0.3]).expand(-1, -1, 2, -1).clone()
-    plans[:, :, 1, 1] += 0.4
-    sets = [CIRCLE, SQUARE, Box(low=(-math.inf, -1.6), high=(math.inf, 1.6))]
-    found, info = project_smoothly(plans, sets, 0.01)
-    assert info.feasible.all() and least_barrier(found, sets).min() >= 0.01 - 1e-9
