@@ -9,6 +9,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from madiff import collection, guarding
 from madiff.data.readers import FORMATS
 from madiff.data.store import EpisodeStore
 from madiff.experiment import checkpoint, run_directory, seeding
-from madiff.interfaces import BatchedEnvironment, EnvironmentSpec, Hosting, Learner, Policy, UserError
+from madiff.interfaces import BatchedEnvironment, EnvironmentSpec, Hosting, Learner, Online, Policy, UserError
 from madiff.schema import Data, TrainConfig, plain, structure
 
 ROOMS = ("madiff.planners", "madiff.policies", "madiff.synthesizers", "baselines")
@@ -165,6 +166,24 @@ def method_config(algo: Mapping[str, Any], where: str = "algo") -> tuple[Method,
     chosen = method(algo["name"], where)
     options = {key: value for key, value in algo.items() if key != "name"}
     return chosen, structure(chosen.config, options, where)
+
+
+def divisible(learner: Learner) -> bool:
+    """Whether several processes can train it together: it has networks whose rows they divide, and acts nowhere."""
+    return getattr(learner, "divisible", False) and not isinstance(learner, Online)
+
+
+def check_divisible(name: str, learner: Learner, spec: EnvironmentSpec, device: torch.device, count: int) -> None:
+    """Refuse a learner that `count` processes would each train as a whole; the error names the methods they divide."""
+    if count == 1 or divisible(learner):
+        return
+    others = []
+    for other, found in registry().items():
+        with suppress(UserError):  # what does not fit this environment
+            if divisible(make_learner({"name": other, **found.defaults}, spec, device, 0)):
+                others.append(other)
+    why = "acts while it learns" if isinstance(learner, Online) else "has no network whose rows can be divided"
+    raise UserError(f"{name} {why}, so {count} processes cannot train it", "torchrun", others)
 
 
 def make_store(data: Data, problem: Problem) -> Callable[[], EpisodeStore]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,14 @@ from madiff import build, configuration, guarding, safeguards
 from madiff.assessment import Assessment, assess, assess_behaviour
 from madiff.build import Problem, TrainedRun
 from madiff.data.store import EpisodeStore
-from madiff.experiment import plots, rendering, rollout, runtime, seeding
+from madiff.diffusion import sharing
+from madiff.experiment import loop, plots, processes, rendering, rollout, runtime, seeding
 from madiff.experiment.loop import FitReport, fit
+from madiff.experiment.processes import ALONE, Processes
 from madiff.experiment.run_directory import RunDirectory
 from madiff.experiment.summary import Summary, evaluation_metrics, print_table
 from madiff.experiment.tracking import make_tracker
-from madiff.interfaces import Learner, Online
+from madiff.interfaces import BatchSource, Learner, Online, UserError
 from madiff.schema import TrainConfig, plain
 
 console = Console()
@@ -33,11 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(config: TrainConfig) -> None:
-    """The whole job; everything that can be wrong with `config` is found before the run directory is made."""
-    machine = runtime.setup(config.hardware.device, config.hardware.threads or 0, say=say)
-    problem = build.make_problem(config.env, config.agents, config.scenario, machine.device)
-    job = Job(config, problem, machine.device)
-    learners = {name: job.learner(name) for name in job.methods}
+    """The whole job, by this process or as one of those that torchrun started."""
+    told = say if processes.place().rank == 0 else None
+    device = runtime.setup(config.hardware.device, config.hardware.threads or 0, say=told, together=True).device
+    with processes.joined(device) as crew:
+        (lead if crew.first else assist)(config, device, crew)
+
+
+def lead(config: TrainConfig, device: torch.device, crew: Processes) -> None:
+    """What the first process does; everything that can be wrong with `config` is found before the run directory is."""
+    problem = build.make_problem(config.env, config.agents, config.scenario, device)
+    job = Job(config, problem, device, crew)
+    learners = job.learners()
+    build.check_divisible(job.algo, learners[job.algo], problem.spec, device, crew.count)
     guarding.check(learners[job.algo], config.safe, problem.spec)
     read = build.make_store(config.data, problem)
     path = config.run_dir or job.default_path
@@ -48,9 +59,26 @@ def train(config: TrainConfig) -> None:
         guarding.keep(config.safe, run.path)
         store = read()
         say(data_line(store))
+        if crew.count > 1:
+            say(f"processes: {crew.count}, which divide the rows of every batch")
+        crew.tell(store.card["sha256"])
+        crew.meet()
         reports = {name: job.fit(name, learner, store, run) for name, learner in learners.items()}
         job.compare(learners, reports, store, run)
         say(f"written to {path}")
+
+
+def assist(config: TrainConfig, device: torch.device, crew: Processes) -> None:
+    """What any other process does once the first has found all well: updates, then wait for the first's end."""
+    data = crew.told()
+    job = Job(config, build.make_problem(config.env, config.agents, config.scenario, device), device, crew)
+    store = build.make_store(config.data, job.problem)()
+    if store.card["sha256"] != data:
+        raise UserError(f"process {crew.rank} has other data than the first", "data", "the same data for all processes")
+    crew.meet()
+    for name, learner in job.learners().items():
+        job.assist(name, learner, store)
+    crew.told()
 
 
 @dataclass(frozen=True)
@@ -60,6 +88,7 @@ class Job:
     config: TrainConfig
     problem: Problem
     device: torch.device
+    crew: Processes = ALONE
 
     @property
     def algo(self) -> str:
@@ -114,6 +143,10 @@ class Job:
         section = {**self.section(name), "steps": self.steps(name)}  # shares of the updates are of these
         return build.make_learner(section, self.problem.spec, self.device, self.config.seed)
 
+    def learners(self) -> dict[str, Learner]:
+        """All that is trained, in order."""
+        return {name: self.learner(name) for name in self.methods}
+
     def fit(self, name: str, learner: Learner, store: EpisodeStore, run: RunDirectory) -> FitReport:
         """Train one method: the run's own in its directory, a baseline in one below."""
         if name == self.algo:
@@ -123,10 +156,7 @@ class Job:
             return self._fit(name, learner, store, below)
 
     def _fit(self, name: str, learner: Learner, store: EpisodeStore, run: RunDirectory) -> FitReport:
-        train, steps, source = self.config.train, self.steps(name), learner.batches(store)
-        guarding.put(learner, self.safe(name), self.problem.spec)
-        if isinstance(learner, Online):
-            learner.enter(self.problem.make)
+        train, steps, source = self.config.train, self.steps(name), self.prepare(name, learner, store)
         mode = self.config.tracking if name == self.algo else "none"
         tracker = make_tracker(mode, run.path, run.config, run.path.name)
         try:
@@ -135,10 +165,28 @@ class Job:
                 checkpoint_every=train.checkpoint_every, evaluate_every=train.evaluate_every or max(1, steps // 10),
                 evaluate=lambda step: self.point(learner), tracker=tracker, title=name, device=self.device,
                 metadata={"spec": plain(asdict(self.problem.spec)), "costs": bool(store.costs.any())}, console=console,
+                crew=self.crew, together=self.together,
             )  # fmt: skip
         finally:
             if tracker is not None:
                 tracker.finish()
+
+    def assist(self, name: str, learner: Learner, store: EpisodeStore) -> None:
+        """Take part in the training of one method that the first process leads."""
+        source = self.prepare(name, learner, store)
+        loop.assist(learner, source, self.crew, seed=self.config.seed, device=self.device, together=self.together)
+
+    def prepare(self, name: str, learner: Learner, store: EpisodeStore) -> BatchSource:
+        """The learner's batches; it is given besides what it acts through and in."""
+        source = learner.batches(store)
+        guarding.put(learner, self.safe(name), self.problem.spec)
+        if isinstance(learner, Online):
+            learner.enter(self.problem.make)
+        return source
+
+    def together(self) -> AbstractContextManager[None]:
+        """What updates are made in: nothing, or all processes sharing the work."""
+        return sharing.among(self.crew if self.crew.count > 1 else None)
 
     def point(self, learner: Learner) -> dict[str, float]:
         """One point of the learning curve: the same few episodes every time; nothing where none can be played."""
@@ -192,7 +240,8 @@ class Job:
         return Summary(
             env=spec.name, scenario=spec.scenario, algo=self.algo, seed=self.config.seed, steps=report.steps,
             resumed_from=report.start_step or None, wall_seconds=report.seconds, device=self.device.type,
-            episodes=self.config.evaluation.episodes, behaviour_return_mean=behaviour["return_mean"],
+            world_size=self.crew.count, episodes=self.config.evaluation.episodes,
+            behaviour_return_mean=behaviour["return_mean"],
             baselines={name: results[name].row for name in self.methods[1:]}, **named,
             extra={**row, "behaviour": behaviour, "data_return_mean": data_mean, "data": self.data_name,
                    **self.layer},

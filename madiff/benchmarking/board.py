@@ -92,9 +92,16 @@ class Board:
             return Training(*common, cell.task.shifts)
         return Evaluation(*common, self.folder.run(cell.source))
 
+    def silent(self, item: Cell | Task) -> bool:
+        """Whether a job that has ended left no record."""
+        return read(self.job_of(item).record) is None
+
+    def job_of(self, item: Cell | Task) -> Job:
+        return self.preparation(item) if isinstance(item, Task) else self.job(item)
+
     def note(self, item: Cell | Task, stopped: bool, how: str) -> Mapping[str, Any] | None:
         """Read what a job that has ended left; where it left nothing, that is its failure unless it was stopped."""
-        job = self.preparation(item) if isinstance(item, Task) else self.job(item)
+        job = self.job_of(item)
         found = read(job.record)
         if found is None and not stopped:
             found = self.leave(job, "failed", how)

@@ -25,7 +25,8 @@ class Runner:
     """Runs `todo` in order, each task's preparation before its first cell.
 
     minutes: after which nothing is running any more; a cell that would not fit is left for the next call, one longer
-    than the whole time is begun when most of it is left and goes on in the next call.
+    than the whole time is begun when most of it is left and goes on in the next call. A job whose worker is lost is
+    started once more, from its last checkpoint; lost again it has failed.
     """
 
     board: Board
@@ -35,6 +36,7 @@ class Runner:
     minutes: float | None
     console: Console
     running: list[tuple[Cell | Task, Running]] = field(default_factory=list)
+    lost: set[Cell | Task] = field(default_factory=set)
 
     def run(self) -> None:
         """Until nothing is left that could be started; KeyboardInterrupt after Ctrl-C or SIGTERM, with all kept."""
@@ -59,7 +61,7 @@ class Runner:
     def fill(self) -> bool:
         """Start jobs while there is room for one and one to start; whether any runs."""
         while len(self.running) < self.workers and (item := self.next()) is not None:
-            job = self.board.preparation(item) if isinstance(item, Task) else self.board.job(item)
+            job = self.board.job_of(item)
             job.record.unlink(missing_ok=True)
             self.running.append((item, self.launcher.start(job)))
         return bool(self.running)
@@ -88,6 +90,11 @@ class Runner:
         ended = [(item, running, how) for item, running in self.running if (how := running.ended()) is not None]
         for item, running, how in ended:
             self.running.remove((item, running))
+            if not stopped and self.board.silent(item):
+                if item not in self.lost:
+                    self.again(item, how)
+                    continue
+                how += ", for the second time"
             found = self.board.note(item, stopped, how)
             if isinstance(item, Task):
                 self.prepared(item, found)
@@ -96,6 +103,13 @@ class Runner:
         if ended:
             self.board.write()
         self.show(self.total - len(self.todo) - len(self.running), self.remaining())
+
+    def again(self, item: Cell | Task, how: str) -> None:
+        """Let a job whose worker is gone be the next that is started; cells ask for their task's by themselves."""
+        self.lost.add(item)
+        if isinstance(item, Cell):
+            self.todo.insert(0, item)
+        self.say(f"{item.name}: {how}; it is started once more")
 
     def prepared(self, task: Task, found: Any) -> None:
         """A task that cannot be prepared takes its cells with it."""

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from madiff.diffusion import sharing
 from madiff.diffusion.ema import EMA
 
 
@@ -20,6 +21,11 @@ class NamedWeights(ABC):
 
     def weights(self) -> dict[str, Tensor]:
         return {f"{part}.{key}": v for part, module in self._parts().items() for key, v in module.state_dict().items()}
+
+    @property
+    def divisible(self) -> bool:
+        """Whether several processes would have something of its training to divide, see `sharing`."""
+        return sharing.divisible(self._parts().values())
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         for part, module in self._parts().items():
@@ -41,6 +47,7 @@ class GradientLearner(NamedWeights):
         """One optimiser step on loss with the gradient's norm clipped; returns the norm before clipping."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        sharing.settle(self.trained.parameters())
         norm = nn.utils.clip_grad_norm_(self.trained.parameters(), clip)
         self.optimizer.step()
         self.updates += 1

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,14 @@ from rich.console import Console
 from torch import Tensor
 
 from madiff.experiment import checkpoint
+from madiff.experiment.processes import ALONE, Processes
 from madiff.experiment.progress import Progress, progress
 from madiff.experiment.run_directory import RunDirectory
 from madiff.experiment.seeding import derive
 from madiff.experiment.tracking import Tracker
 from madiff.interfaces import BatchSource, Learner, UserError
+
+Together = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,16 @@ def fit(
     device: torch.device | str = "cpu",
     metadata: Mapping[str, Any] | None = None,
     console: Console | None = None,
+    crew: Processes = ALONE,
+    together: Together = nullcontext,
 ) -> FitReport:
     """Train `learner` to step `steps`, taking up the latest checkpoint in `run` if there is one.
 
     Records, evaluations (0: never) and checkpoints come every so many steps and at the last one. A record is one line
     of metrics.jsonl: the learner's metrics averaged since the last record, and `evaluate`'s as "eval/...". Step k draws
     from a generator on `device` seeded by (seed, "train", k), so on a CPU a killed and resumed run equals an unbroken
-    one bit for bit. metadata: JSON values for the checkpoints' meta.json (the environment's spec).
+    one bit for bit. metadata: JSON values for the checkpoints' meta.json (the environment's spec). crew: the processes
+    that train together, the others with `assist`; together: what every batch and update is made in.
 
     Raises UserError when a loss or weight stops being finite, or the disk refuses; KeyboardInterrupt after Ctrl-C or
     SIGTERM, when the step in progress has been finished and a checkpoint written.
@@ -68,7 +74,7 @@ def fit(
     every = _Every(steps, log_every, checkpoint_every, evaluate_every if evaluate else 0)
     meta = {"config": run.config, "identity": run.identity, **(metadata or {})}
     console = console or Console()
-    state = _resume(learner, run, console)
+    state = _resume(learner, run, console, crew)
     start, began = state.step, time.monotonic() - state.seconds
     if start < steps:
         run.write_config()
@@ -90,15 +96,43 @@ def fit(
                 interrupt.check()
                 if state.step >= steps:
                     break
-                generator.manual_seed(derive(seed, "train", state.step + 1))
-                state.add(learner.update(source.sample(generator), generator))
+                crew.tell(state.step + 1)
+                state.add(_update(learner, source, generator, seed, state.step + 1, together))
                 show.advance(state.step)
         except KeyboardInterrupt:
             if state.step > state.saved:
                 save()
             console.print(f"stopped at step {state.step}; resume=auto goes on from there", highlight=False)
             raise
+    crew.tell(None)
     return FitReport(start, state.step, state.seconds)
+
+
+def assist(
+    learner: Learner,
+    source: BatchSource,
+    crew: Processes,
+    *,
+    seed: int,
+    device: torch.device | str,
+    together: Together,
+) -> None:
+    """What `fit` is in a process that is not the first: the same updates of its own copy, each when it is told to."""
+    found = crew.told()
+    if found is not None:
+        checkpoint.load(found, learner)
+    generator = torch.Generator(device=device)
+    while (step := crew.told()) is not None:
+        _update(learner, source, generator, seed, step, together)
+
+
+def _update(
+    learner: Learner, source: BatchSource, generator: torch.Generator, seed: int, step: int, together: Together
+) -> Mapping[str, Tensor]:
+    """Training step `step`, counted from 1; returns the learner's metrics."""
+    generator.manual_seed(derive(seed, "train", step))
+    with together():
+        return learner.update(source.sample(generator), generator)
 
 
 @dataclass
@@ -193,9 +227,10 @@ class _Interrupt:
             self.immediate = False
 
 
-def _resume(learner: Learner, run: RunDirectory, console: Console) -> _State:
-    """Load the latest checkpoint into `learner` and cut the records back to it."""
+def _resume(learner: Learner, run: RunDirectory, console: Console, crew: Processes) -> _State:
+    """Load the latest checkpoint into `learner`, here and in all processes, and cut the records back to it."""
     found = checkpoint.latest(run.checkpoints, lambda line: console.print(line, highlight=False, markup=False))
+    crew.tell(found)
     state = _State()
     if found is not None:
         loop = checkpoint.load(found, learner)

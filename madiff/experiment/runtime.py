@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from madiff.experiment.processes import place
 from madiff.interfaces import UserError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -30,12 +31,17 @@ class Runtime:
         return f"device: {self.device}{name}, {self.threads} CPU thread{plural}: {self.reason}"
 
 
-def setup(device: str = "auto", threads: int = 0, say: Callable[[str], None] | None = print) -> Runtime:
+def setup(
+    device: str = "auto", threads: int = 0, say: Callable[[str], None] | None = print, together: bool = False
+) -> Runtime:
     """Choose and set up the hardware for this process; `say` is told in one line what was chosen and why.
 
     device: auto (CUDA if there is one), cpu, cuda. threads: of torch on the CPU, 0 for as many as this process may use.
+    together: whether the caller can work as one of several processes, which have a GPU each and are refused otherwise.
     On a CPU the algorithms are set to be deterministic and float32 is exact; on CUDA float32 products use TF32.
     """
+    if place().count > 1 and not together:
+        raise UserError("this command works as one process", "torchrun", ["python -m madiff.train"])
     chosen, reason = _device(device)
     if not 0 <= threads <= cores():
         raise UserError(f"{threads} is out of range", "hardware.threads", f"up to {cores()}, the cores here; 0 = all")
@@ -74,10 +80,20 @@ def _device(name: str) -> tuple[torch.device, str]:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise UserError(f"cuda is not available to torch {torch.__version__}", "hardware.device", ["auto", "cpu"])
-    if name == "auto":
-        why = "CUDA is available" if available else "CUDA is not available"
-        return torch.device("cuda" if available else "cpu"), why
-    return torch.device(name), "as asked"
+    why = "as asked" if name != "auto" else f"CUDA is {'' if available else 'not '}available"
+    return (_gpu() if available and name != "cpu" else torch.device("cpu")), why
+
+
+def _gpu() -> torch.device:
+    """The only one that is asked for, or among several processes of this machine this one's own."""
+    _, count, local = place()
+    if count == 1:
+        return torch.device("cuda")
+    gpus = torch.cuda.device_count()
+    if local >= gpus:
+        raise UserError(f"there is no GPU for process {local + 1} of a machine", "--nproc-per-node", f"up to {gpus}")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
 
 
 def cores() -> int:

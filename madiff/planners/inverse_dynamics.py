@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from madiff.diffusion.networks.mlp import mlp
+from madiff.diffusion.sharing import RowWise
 
 SHARING = ("shared", "independent", "joint")
 
@@ -25,7 +26,7 @@ class AgentLinear(nn.Module):
         return torch.einsum("...ai,aio->...ao", x, self.weight) + self.bias
 
 
-class InverseDynamics(nn.Module):
+class InverseDynamics(RowWise):
     """Maps (o_t, o_{t+1}) to action logits or means.
 
     sharing: "shared" one network for all agents; "independent" one per agent; "joint" one network that sees all

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from madiff.diffusion import sharing
 from madiff.diffusion.ema import EMA
 from madiff.diffusion.training import NamedWeights
 from madiff.values.targets import Target
@@ -45,6 +46,7 @@ class ActorCritic(NamedWeights):
         parameters = list(self.networks[name].parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
+        sharing.settle(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, clip)
         self.optimizers[name].step()
         return norm.detach()

@@ -31,6 +31,7 @@ class Jobs:
 
     def __init__(self, clock):
         self.clock, self.started, self.interrupted, self.most = clock, [], [], 0
+        self.losses = {}  # by name: how many workers of a job are lost before it leaves a record
 
     def start(self, job):
         self.started.append((job.name, self.clock.now))
@@ -51,6 +52,9 @@ class Running:
             return "stopped"
         if self.jobs.clock.now < self.end:
             return None
+        if self.jobs.losses.get(self.job.name):
+            self.jobs.losses[self.job.name] -= 1
+            return "its worker is gone"
         label = self.job.name.split()[1]
         record = fakes.finished("t", label, 0, np.ones(2), 0.0)
         outcome = {
@@ -108,6 +112,31 @@ def test_the_task_is_prepared_once_then_cells_run_in_order(make):
     assert times["t short seed 0"] == 5.0 and times["t long seed 0"] == 15.0 and times["t short seed 1"] == 115.0
     make().run()  # nothing is left
     assert make().todo == []
+
+
+def test_a_job_whose_worker_is_lost_is_started_once_more_before_any_other(make):
+    run = make()
+    run.launcher.losses = {"t data": 1, "t long seed 1": 1}
+    run.run()
+    started = names(run.launcher.started)
+    assert started[:3] == ["t data", "t data", "t short seed 0"] and len(started) == 9
+    assert started[5:7] == ["t long seed 1"] * 2
+    assert [run.board.status(cell) for cell in run.board.cells] == ["finished"] * 6
+    said = run.console.file.getvalue()
+    assert said.count("its worker is gone; it is started once more") == 2 and "t long seed 1: its worker" in said
+
+
+def test_a_job_lost_twice_has_failed_with_its_reason_and_the_others_go_on(make):
+    run = make()
+    run.launcher.losses = {"t short seed 1": 2}
+    run.run()
+    assert names(run.launcher.started).count("t short seed 1") == 2
+    assert [run.board.status(cell) for cell in run.board.cells] == ["finished"] * 2 + ["failed"] + ["finished"] * 3
+    records = json.loads((run.board.folder.path / "results.json").read_text())
+    assert records[2]["reason"] == "its worker is gone, for the second time"
+    again = make()
+    assert names([(cell.name, 0) for cell in again.todo]) == []
+    assert again.board.status(again.board.cells[2]) == "failed"  # the verb tries it again in its next call
 
 
 def test_as_many_cells_at_a_time_as_there_are_workers(make):

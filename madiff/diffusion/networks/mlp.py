@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from madiff.diffusion.networks.embeddings import TimeEmbedding, require_conditions, visible
+from madiff.diffusion.sharing import RowWise
 
 
 def mlp(sizes: Sequence[int], activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -29,7 +30,7 @@ class ResidualBlock(nn.Module):
         return x + self.net(x)
 
 
-class MLPDenoiser(nn.Module):
+class MLPDenoiser(RowWise):
     """Diffusion-QL's network (arXiv 2208.06193): an MLP on [x, time embedding, conditions], shared by all agents.
 
     conditions: name -> size of cond[name] (B, A, size), entering unembedded and zeroed where cond["keep"] is 0.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from madiff.diffusion.networks.embeddings import TimeEmbedding, require_conditions, visible
+from madiff.diffusion.sharing import RowWise
 
 
 class Block(nn.Module):
@@ -56,7 +57,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
 
 
-class TemporalAgentTransformer(nn.Module):
+class TemporalAgentTransformer(RowWise):
     """Full attention over all (time, agent) tokens; time has learned positions, agents have none.
 
     Without an agent index the network is equivariant under permutation of agents. conditions: name -> size of

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from madiff.diffusion.networks.embeddings import TimeEmbedding, require_conditions, visible
 from madiff.diffusion.networks.mlp import mlp
+from madiff.diffusion.sharing import RowWise
 
 
 class ConvBlock(nn.Sequential):
@@ -58,7 +59,7 @@ class AgentAttention(nn.Module):
         return part.reshape(-1, agents, self.heads, part.shape[1] * part.shape[2] // self.heads).transpose(1, 2)
 
 
-class AgentAttentionUNet(nn.Module):
+class AgentAttentionUNet(RowWise):
     """Temporal U-Net over every agent's trajectory, attention among agents at the bottleneck and on every used skip.
 
     width x multipliers are the channels of the levels; each level but the last halves the time axis, so T must be
