@@ -171,6 +171,8 @@ def cached(
     """
     path = cache_path(env_name, env_options, quality, episodes, seed, cache_dir, device)
     with locked(path):
+        for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a process that was killed while it wrote
+            left.unlink()
         if path.exists():
             try:
                 return EpisodeStore.open(path, "native"), path

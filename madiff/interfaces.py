@@ -26,7 +26,8 @@ class UserError(ValueError):
         parts = [f"{where}: {what}" if where else what]
         if allowed is not None:
             parts.append(f"allowed: {', '.join(map(str, allowed)) if isinstance(allowed, list | tuple) else allowed}")
-        super().__init__("; ".join(parts))
+        # Names within files may be anybody's: one line, and nothing that a terminal would obey.
+        super().__init__("".join(letter if letter.isprintable() else " " for letter in "; ".join(parts)))
 
 
 def within(low: float, high: float, default: float) -> Any:

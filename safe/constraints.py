@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from madiff.data import stored
 from madiff.interfaces import UserError
 from safe.distance import Distance
 from safe.sets import Ball, Box, Ceiling, Ellipse, HalfSpace, Obstacles, SafeSet, Superellipse
@@ -150,10 +149,10 @@ def _entries(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[Sequen
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return stored.read_yaml(path)
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror})", str(path)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         problem = " ".join(str(error).split())
         raise UserError(f"is not YAML ({problem})", str(path)) from error
 

@@ -79,6 +79,8 @@ def load(path: str | os.PathLike[str], features: int, device: torch.device, dtyp
     network of other shapes, or numbers that are not finite.
     """
     place = Path(os.path.expanduser(path))
+    if place.exists() and not place.is_file():  # a pipe would be waited for
+        raise UserError(f"{place} cannot be read (not a plain file)", "prey", "scripted, or a file")
     try:
         saved = torch.load(place, map_location="cpu", weights_only=True)
     except OSError as error:

@@ -15,10 +15,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from madiff.benchmarking import questions
 from madiff.benchmarking.questions import Curve, Effect
+from madiff.data import stored
 from madiff.interfaces import UserError
 from madiff.schema import option, shown, structure
 
@@ -194,8 +193,8 @@ def load(name: str) -> Suite:
             raise UserError(f"no suite is called '{name}'", "suite", [*names(), "PATH.yaml"])
         path = SUITES / f"{name}.yaml"
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        content = stored.read_yaml(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({' '.join(str(error).split())})", "suite", "a YAML file") from error
     return parse(path.stem, content)
 

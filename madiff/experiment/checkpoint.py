@@ -11,19 +11,19 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import re
 import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from madiff.data import stored
 from madiff.experiment import durable
 from madiff.interfaces import Learner, UserError
 
@@ -47,17 +47,21 @@ class Checkpoint:
     def weights(self) -> dict[str, Tensor]:
         """Tensors on the CPU, by name."""
         try:
-            return safetensors.torch.load(self.files[WEIGHTS])
-        except (safetensors.SafetensorError, ValueError, KeyError) as error:
-            raise _damaged(self.path, f"{WEIGHTS}: {error}") from error
+            weights = safetensors.torch.load(self.files[WEIGHTS])
+            if any(bool(value.isnan().any()) for value in weights.values() if value.is_floating_point()):
+                raise ValueError("a weight is nan, which no training saves")
+        except Exception as error:  # a parser fails in as many ways as a file can be wrong
+            raise _damaged(self.path, f"{WEIGHTS} is no file of tensors and numbers") from error
+        return weights
 
     def training_state(self) -> dict[str, Any]:
         """{"learner": ..., "loop": ...} with tensors on the CPU; no class in the file is ever built or called."""
         try:
+            _check_size(self.files[TRAINING])
             state = torch.load(io.BytesIO(self.files[TRAINING]), map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, AttributeError) as error:
+        except Exception as error:
             raise _damaged(self.path, f"{TRAINING} is not plain tensors and values") from error
-        if not isinstance(state, dict) or not {"learner", "loop"} <= state.keys():
+        if not isinstance(state, dict) or "learner" not in state or not isinstance(state.get("loop"), dict):
             raise _damaged(self.path, f"{TRAINING} lacks the learner's or the loop's state")
         return state
 
@@ -94,26 +98,29 @@ def save(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for old in _folders(directory)[:-KEPT]:
-        _delete(old)
+    with durable.disk_errors("delete what is older than", target):
+        for old in _folders(directory)[:-KEPT]:
+            _delete(old)
     return target
 
 
 def read(path: Path) -> Checkpoint:
     """Read and verify one checkpoint folder; raises UserError saying what is wrong with it. Executes nothing."""
     try:
-        files = {name: (path / name).read_bytes() for name in (META, WEIGHTS, TRAINING)}
+        files = {name: stored.read_bytes(path / name) for name in (META, WEIGHTS, TRAINING)}
     except OSError as error:
         raise _damaged(path, f"{Path(error.filename or path).name}: {error.strerror}") from error
     try:
-        meta = json.loads(files.pop(META))
-        recorded = dict(meta["sha256"])
-        schema, step = int(meta["schema"]), int(meta["step"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        meta = stored.parse_json(files.pop(META))
+        recorded, schema, step = meta["sha256"], meta["schema"], meta["step"]
+        digests = {META: _meta_sha(meta), **{name: _sha(data) for name, data in files.items()}}
+        if not type(schema) is type(step) is int:
+            raise TypeError("not whole numbers")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, f"{META} is not a checkpoint's") from error
     if schema != SCHEMA:
         raise UserError(f"{path} has format {schema}", "checkpoint", f"format {SCHEMA}, which this version reads")
-    for name, digest in {META: _meta_sha(meta), **{name: _sha(data) for name, data in files.items()}}.items():
+    for name, digest in digests.items():
         if recorded.get(name) != digest:
             raise _damaged(path, f"{name} does not match its SHA-256")
     if path.name != folder_name(step):
@@ -146,7 +153,7 @@ def load(checkpoint: Checkpoint | Path, learner: Learner) -> dict[str, Any]:
     try:
         learner.load_weights(weights)
         learner.load_training_state(state["learner"])
-    except (RuntimeError, KeyError, ValueError) as error:
+    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{checkpoint.path} does not fit this learner ({reason})", "checkpoint", "the settings it was trained with"
@@ -200,6 +207,13 @@ def _check_plain(value: Any, where: str) -> None:
             _check_plain(item, f"{where}[{i}]")
     elif type(value) not in (bool, int, float, str, bytes, type(None)) and not isinstance(value, Tensor):
         raise TypeError(f"{where} is a {type(value).__name__}; checkpoints hold tensors, numbers, strings and None")
+
+
+def _check_size(archive: bytes) -> None:
+    """Refuse what torch.save never writes and torch.load would unpack: members that are larger than the file."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        if sum(member.file_size for member in opened.infolist()) > len(archive):
+            raise ValueError("claims more than the file holds")
 
 
 def _sha(data: bytes) -> str:

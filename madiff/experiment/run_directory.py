@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import filelock
 import yaml
 
+from madiff.data import stored
 from madiff.experiment import durable
 from madiff.interfaces import UserError
 
@@ -78,6 +80,9 @@ class RunDirectory:
     def _claim(self, resume: str) -> None:
         # Another process may have started a run between the first look and the lock.
         _refuse(self.path, self.identity, resume)
+        for left in self.path.glob(".*.tmp"):  # by killed writes
+            if not left.is_dir():
+                left.unlink()
         owner = {"pid": os.getpid(), "host": socket.gethostname()}
         durable.replace(self.path / OWNER, json.dumps(owner).encode())
         if self._fresh:
@@ -106,8 +111,8 @@ class RunDirectory:
     def summary(self) -> dict[str, Any] | None:
         """The finished run's summary.json; None while there is none that can be read."""
         try:
-            summary = json.loads((self.path / "summary.json").read_text())
-        except (OSError, ValueError, RecursionError):
+            summary = stored.read_json(self.path / "summary.json")
+        except (OSError, ValueError):
             return None
         return summary if isinstance(summary, dict) and isinstance(summary.get("steps"), int) else None
 
@@ -119,13 +124,14 @@ class RunDirectory:
     def close(self) -> None:
         """Let other processes in."""
         self.metrics.close()
-        (self.path / OWNER).unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that is read-only by now, which must not hide why the run ended
+            (self.path / OWNER).unlink(missing_ok=True)
         self._lock.release()
 
     def discard(self) -> None:
         """Close, and take back everything this process made if it started the run; an earlier run is left alone."""
-        if self._fresh:
-            for entry in self.path.iterdir():
+        with suppress(OSError):
+            for entry in self.path.iterdir() if self._fresh else ():
                 shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
         self.close()
         if self._fresh:
@@ -145,11 +151,11 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(config, identity) of an existing run, without locking it; raises UserError where there is none."""
     path = Path(os.path.expanduser(path))
     try:
-        identity = json.loads((path / IDENTITY).read_text())
-        config = yaml.safe_load((path / "config.yaml").read_text())
+        identity = stored.read_json(path / IDENTITY)
+        config = stored.read_yaml(path / "config.yaml")
         if not isinstance(identity, dict) or not isinstance(config, dict):
             raise ValueError(f"{IDENTITY} and config.yaml must hold mappings")
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a run directory ({_first_line(error)})", "run") from error
     return config, identity
 
@@ -182,7 +188,7 @@ class Metrics:
         kept = {record["step"]: record for record in self if record["step"] <= step}
         text = "".join(json.dumps(kept[key]) + "\n" for key in sorted(kept))
         with durable.disk_errors("write", self.path):
-            if text or self.path.exists():
+            if text or os.path.lexists(self.path):  # a link as well, which appending would follow
                 durable.replace(self.path, text.encode())
         return max(kept, default=0)
 
@@ -198,10 +204,12 @@ class Metrics:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl; lines torn by a kill are left out, a missing file has none."""
+    with durable.disk_errors("read", path):
+        content = stored.read_bytes(path) if path.exists() else b""
     records = []
-    for line in path.read_bytes().splitlines() if path.exists() else ():
+    for line in content.splitlines():
         try:
-            record = json.loads(line)
+            record = stored.parse_json(line)
         except ValueError:
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):
@@ -263,9 +271,9 @@ def _lock(path: Path) -> filelock.BaseFileLock:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         try:
-            owner = json.loads((path / OWNER).read_text())
+            owner = stored.read_json(path / OWNER)
             who = f"process {owner['pid']} on {owner['host']}"
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, LookupError, TypeError):
             who = "another process"
         raise UserError(f"{path} is in use by {who}", "run_dir", "another run_dir, or wait until it ends") from None
     return lock

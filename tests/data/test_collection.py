@@ -153,6 +153,15 @@ def test_a_damaged_cache_file_is_made_again_with_a_notice(tmp_path, capsys):
     assert again.sha256 == store.sha256 == EpisodeStore.open(path).sha256
 
 
+def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path):
+    _, path = cached(*TASK, "poor", 2, 0, tmp_path, progress=False)
+    torn, other = tmp_path / f".{path.name}.7-0badcafe.tmp", tmp_path / ".smac-like-other.h5.7-0badcafe.tmp"
+    torn.write_bytes(path.read_bytes()[:500])
+    other.write_bytes(b"")
+    cached(*TASK, "poor", 2, 0, tmp_path, progress=False)
+    assert not torn.exists() and other.exists() and path.exists()
+
+
 def test_two_processes_at_once_make_one_file(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     running = [

@@ -1,4 +1,7 @@
-"""A real process is killed at random moments; what it leaves must be sound and go on as if nothing had happened."""
+"""A real process is killed at random moments; what it leaves must be sound and go on as if nothing had happened.
+
+MADIFF_KILLS=200 makes it so many kills instead of a few; each takes about the time that Python needs to start.
+"""
 
 import json
 import os
@@ -12,42 +15,46 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from madiff.experiment import checkpoint
-from tests.experiment.training_job import train
+from tests.experiment.training_job import Regression, train
 
 JOB = Path(__file__).with_name("training_job.py")
 STEPS = 60
+KILLS = int(os.environ.get("MADIFF_KILLS", 4))
 
 
-def start(run_dir, *arguments, script=JOB):
+def start(run_dir, *arguments, script=JOB, steps=STEPS):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(JOB.parents[2])}
-    command = [sys.executable, str(script), str(run_dir), str(STEPS), *map(str, arguments)]
+    command = [sys.executable, str(script), str(run_dir), str(steps), *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     assert process.stdout.readline() == "ready\n"
     return process
 
 
-def assert_equal_runs(one, other):
+def assert_equal_runs(one, other, last=STEPS):
     assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
     steps = [json.loads(line)["step"] for line in (one / "metrics.jsonl").read_text().splitlines()]
-    assert steps == sorted(set(steps)) and steps[-1] == STEPS
-    name = Path("checkpoints", checkpoint.folder_name(STEPS), "model.safetensors")
+    assert steps == sorted(set(steps)) and steps[-1] == last
+    name = Path("checkpoints", checkpoint.folder_name(last), "model.safetensors")
     ours, theirs = load_file(one / name), load_file(other / name)
     assert ours.keys() == theirs.keys() and all(bool((ours[key] == theirs[key]).all()) for key in ours)
     assert not list((one / "checkpoints").glob(".*"))
 
 
 def test_kill_9_at_random_moments_then_resume_equals_an_unbroken_run(tmp_path):
-    train(tmp_path / "unbroken", STEPS)
+    steps = 15 * KILLS  # a session gets on by no more than some thirty of them, mostly by fewer
+    train(tmp_path / "unbroken", steps)
     generator, kills = random.Random(0), 0
-    for _ in range(4):
-        process = start(tmp_path / "run", 0.01)
+    for _ in range(KILLS):
+        process = start(tmp_path / "run", 0.01, steps=steps)
         time.sleep(generator.uniform(0.05, 0.35))
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
         process.stdout.close()
-    assert kills >= 3
-    train(tmp_path / "run", STEPS)
-    assert_equal_runs(tmp_path / "run", tmp_path / "unbroken")
+        for left in (tmp_path / "run" / "checkpoints").glob("step-*"):
+            assert checkpoint.load(left, Regression()).keys() == {"sums", "counts"}
+    assert kills >= 0.75 * KILLS
+    train(tmp_path / "run", steps)
+    assert_equal_runs(tmp_path / "run", tmp_path / "unbroken", steps)
 
 
 # Dies inside a checkpoint's write, at the file operation whose number is the third argument.

@@ -142,13 +142,17 @@ def test_finished_means_a_summary_of_enough_steps(tmp_path):
         assert run.summary() is None and not run.finished(1)
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path):
+def test_a_failed_write_keeps_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError(28, "No space left on device")
+
     with opened(tmp_path / "run") as run:
         run.write_json("summary.json", {"steps": 1})
-        (run.path / ".summary.json.tmp").mkdir()
-        with pytest.raises(UserError, match="cannot write .*summary.json"):
+        before = sorted(path.name for path in run.path.iterdir())
+        monkeypatch.setattr(os, "replace", refuse)
+        with pytest.raises(UserError, match="cannot write .*summary.json .No space left"):
             run.write_json("summary.json", {"steps": 2})
-        assert run.summary() == {"steps": 1}
+        assert run.summary() == {"steps": 1} and sorted(path.name for path in run.path.iterdir()) == before
 
 
 def test_what_is_no_run_cannot_be_read(tmp_path):

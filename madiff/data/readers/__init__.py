@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from os import PathLike
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def read(path: str | PathLike[str], format: str = "auto") -> EpisodeStore:
     path = Path(path)
     if format not in ("auto", *FORMATS):
         raise UserError(f"unknown format {format!r}", "data.format", ["auto", *FORMATS])
-    if not path.exists():
+    if not os.path.exists(path):  # which takes a name that is too long for one of no file
         raise UserError("no such file", str(path))
     if format != "auto":
         return FORMATS[format].read(path)

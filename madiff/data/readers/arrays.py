@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import h5py
@@ -11,6 +12,8 @@ from madiff.interfaces import UserError
 
 LARGEST_RATIO = 1100
 """Of gzip, which makes at most 1,032 equal bytes into one, with room for the headers of chunks."""
+LARGEST_CHUNK = 2**24
+"""Bytes of a chunk, which is unpacked whole, where the array itself is smaller; h5py makes chunks of up to 2**20."""
 NUMBERS, WHOLE = "biuf", "iu"
 """Kinds of types: booleans, integers and floats; integers alone."""
 
@@ -36,6 +39,8 @@ def find(group: h5py.Group, name: str, where: str, kinds: str = NUMBERS) -> h5py
     if not isinstance(data, h5py.Dataset) or data.dtype.kind not in kinds or data.external or data.is_virtual:
         what = "whole numbers" if kinds == WHOLE else "numbers"
         raise UserError(f"is not a plain array of {what}", f"{where}, {name}")
+    if math.prod(data.chunks or ()) * data.dtype.itemsize > max(LARGEST_CHUNK, data.nbytes):
+        raise UserError(f"has chunks of {data.chunks}", f"{where}, {name}", f"at most {LARGEST_CHUNK:,} bytes each")
     if data.nbytes > LARGEST_RATIO * max(data.id.get_storage_size(), 1):
         raise UserError("claims more values than the file holds", f"{where}, {name}")
     return data

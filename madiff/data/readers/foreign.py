@@ -15,7 +15,7 @@ from madiff.data.readers import native
 from madiff.interfaces import UserError
 
 # All that NumPy, its parser of headers, JSON and tensorstore may say of bytes that make no sense.
-DAMAGE = (*native.DAMAGE, EOFError, OverflowError, SyntaxError, TokenError)
+DAMAGE = (*native.DAMAGE, EOFError, SyntaxError, TokenError)
 
 
 def choose(path: Path, holds: Callable[[Path], bool], kind: str) -> Path:

@@ -24,7 +24,7 @@ import numpy as np
 
 from madiff.data.readers import arrays
 from madiff.data.readers.foreign import candidates, choose, refusals, source
-from madiff.data.readers.spaces import ActionSpace, ObservationSpace
+from madiff.data.readers.spaces import LARGEST_ONE_HOT, ActionSpace, ObservationSpace
 from madiff.data.store import EpisodeStore
 from madiff.interfaces import UserError
 
@@ -61,12 +61,13 @@ def read(path: Path) -> EpisodeStore:
         acted = ActionSpace.of(space(metadata, "action_space"))
         where = str(folder / DATA)
         with h5py.File(folder / DATA, "r") as file:
-            groups = episode_groups(file, where, metadata)
-            episodes = [
-                part
-                for name in groups
-                for part in read_episode(arrays.find_group(file, name, where), observed, acted, f"{where}, {name}")
-            ]
+            episodes, rows = [], 0
+            for name in episode_groups(file, where, metadata):
+                group = arrays.find_group(file, name, where)
+                episodes += (parts := list(read_episode(group, observed, acted, f"{where}, {name}")))
+                rows += sum(len(part["observations"]) for part in parts)
+                if rows * observed.choices > LARGEST_ONE_HOT:
+                    raise UserError(f"has more than {rows} rows of {observed.choices} choices", where, "fewer")
         return EpisodeStore.from_arrays(episodes, card=card(folder, metadata), action_size=acted.leaf.size)
 
 

@@ -26,7 +26,7 @@ MARKER = b"madiff-episodes"
 VERSION = 1
 LARGEST_CARD = 60_000  # bytes; an HDF5 attribute holds at most 64 KiB
 ACCEPTED = {np.dtype(name) for name in ("float32", "int64", "bool")}
-DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError, RecursionError)
+DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
 
 
 def recognises(path: Path) -> bool:
@@ -84,6 +84,8 @@ def read_card(file: h5py.File) -> dict[str, Any]:
     card = json.loads(text)
     if not all(isinstance(card[part], dict) for part in ("provenance", "measured")):
         raise ValueError("its card is not a card")
+    if type(card["measured"]["action_size"]) is not int:
+        raise ValueError("its card has no whole number of actions")
     return card
 
 

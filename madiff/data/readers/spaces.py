@@ -13,7 +13,7 @@ from madiff.data.readers import arrays
 from madiff.interfaces import UserError
 
 LARGEST = 2**20  # numbers of one observation or action, or choices of an action
-LARGEST_ONE_HOT = 2**31  # numbers that choices take as one-hot rows
+LARGEST_ONE_HOT = 2**29  # numbers that the choices of a data set take as one-hot rows
 DEEPEST = 8  # spaces within spaces
 PIXELS = 32  # pictures, which Minari keeps as JPEG, have at least so many rows and columns of bytes
 GOAL, ACHIEVED, OBSERVATION = "desired_goal", "achieved_goal", "observation"
@@ -76,6 +76,11 @@ class ObservationSpace:
     """What is kept of an observation: leaves in order, each with the keys that lead to it."""
 
     leaves: tuple[tuple[tuple[str, ...], Leaf], ...]
+
+    @property
+    def choices(self) -> int:
+        """Numbers of a row that stand for choices, of which a file holds far fewer bytes."""
+        return sum(leaf.size for _, leaf in self.leaves if leaf.discrete)
 
     @classmethod
     def of(cls, described: Any) -> ObservationSpace:

@@ -34,6 +34,7 @@ FIELDS = {"observations.": 4, "rewards.": 3, "terminals.": 3, "truncations.": 3}
 OPTIONAL = {"infos.state.": 3, "infos.legals.": 4}
 LARGEST_CHUNK = 2**28  # bytes of one decoded chunk; flashbax makes chunks of 4 MiB
 LARGEST_RATIO = 2_000  # decoded bytes for each byte on disk; gzip reaches 1,032
+COMPRESSORS = ("gzip", "zlib", "blosc")  # flashbax's and tensorstore's own; others make far more of a byte
 PADDING = -np.inf
 NUMBERS = {f"{order}{kind}" for order in "<>|" for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")}
 
@@ -182,6 +183,9 @@ class Store:
         told = json.loads(self.keys.read(f"{name}/.zarray").result().value)
         if not isinstance(told, dict) or str(told.get("dtype")) not in NUMBERS:
             raise UserError("is not an array of numbers", name)
+        compressor = told.get("compressor")
+        if compressor is not None and compressor["id"] not in COMPRESSORS:
+            raise UserError(f"is compressed by {compressor['id']!r}", name, COMPRESSORS)
         chunk = [int(length) for length in told["chunks"]]
         if min(chunk) < 1 or np.prod(chunk, dtype=float) * np.dtype(told["dtype"]).itemsize > LARGEST_CHUNK:
             raise UserError(f"has chunks of {chunk} numbers", name, f"at most {LARGEST_CHUNK:,} bytes each")
