@@ -69,6 +69,7 @@ def status(folder):
     return [record["status"] for record in json.loads((folder / "results.json").read_text())]
 
 
+@pytest.mark.learn
 def test_ctrl_c_and_kill_9_stop_the_workers_and_the_cell_ends_as_one_never_stopped(long, workplace):
     bench = workplace / "bench"
     process = start(long)
@@ -126,6 +127,7 @@ def test_a_second_benchmark_in_the_same_folder_is_refused(long, workplace, capsy
     assert [path.name for path in (workplace / "bench").iterdir()] == [".lock"]
 
 
+@pytest.mark.learn
 def test_when_the_minutes_are_over_the_cell_is_saved_for_the_next_call(long, workplace, capsys):
     bench = workplace / "bench"
     arguments = [*long, "train.steps=1000000"]
@@ -138,6 +140,7 @@ def test_when_the_minutes_are_over_the_cell_is_saved_for_the_next_call(long, wor
     assert free(bench) and latest(bench) > 0
 
 
+@pytest.mark.learn
 def test_a_cell_lost_by_submitit_is_submitted_once_more_and_goes_on_where_it_was(long, workplace, capsys):
     bench, arguments = workplace / "bench", [*long, "launcher=submitit", "cluster=local"]
     assert lose_worker(bench, arguments) == 0

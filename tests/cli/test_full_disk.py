@@ -9,6 +9,7 @@ from madiff.experiment import checkpoint, durable
 from tests.cli.command import complaint, run, tiny
 
 
+@pytest.mark.learn
 def test_a_disk_that_fills_up_costs_one_line_and_no_checkpoint(workplace, capsys):
     arguments = tiny(workplace / "run", "algo=bc", "train.baselines=[]")
     write = durable.write

@@ -236,6 +236,7 @@ def place_of(pid):
     return next((int(v.removeprefix(b"RANK=")) for v in variables if v.startswith(b"RANK=")), None)
 
 
+@pytest.mark.learn
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers of torchrun through /proc")
 def test_torchrun_trains_as_one_process_does_and_ends_when_a_worker_is_killed(unbroken):
     folder = unbroken.parent / "killed"

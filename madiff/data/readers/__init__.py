@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from os import PathLike
 from pathlib import Path
 
@@ -18,7 +17,11 @@ def read(path: str | PathLike[str], format: str = "auto") -> EpisodeStore:
     path = Path(path)
     if format not in ("auto", *FORMATS):
         raise UserError(f"unknown format {format!r}", "data.format", ["auto", *FORMATS])
-    if not os.path.exists(path):  # which takes a name that is too long for one of no file
+    try:
+        there = path.exists()
+    except OSError as error:  # as of a name that is too long
+        raise UserError(f"cannot be looked for ({error.strerror})", str(path)) from error
+    if not there:
         raise UserError("no such file", str(path))
     if format != "auto":
         return FORMATS[format].read(path)
