@@ -85,7 +85,9 @@ def commands(page):
 @pytest.mark.parametrize("page", NEW)
 def test_commands_are_accepted(page):
     for verb, arguments in commands(page):
-        configuration.compose(verb, build.defaults(), arguments)
+        tree = configuration.compose(verb, build.defaults(), arguments)
+        for key in (argument.partition("=")[0] for argument in arguments if "=" in argument):
+            assert key in tree or key.partition(".")[0] in tree, key
 
 
 def test_start():
