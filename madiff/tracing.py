@@ -33,6 +33,8 @@ class Trace(Hook):
     only guidance has touched; the last one is the plan. chosen: the candidates carried out, (B,) of every sampling.
     """
 
+    capturable = False  # keeps what it sees
+
     def __init__(self, layout: PlanLayout, sets: Sequence[Any], episodes: int) -> None:
         self.layout, self.sets, self.episodes = layout, sets, episodes
         self.columns = [layout.names.index(name) for name in POSITION]

@@ -57,6 +57,11 @@ class ActionLayer(Hook):
         self.sets, self.motion, self.margin = tuple(sets), motion.ahead(ahead), margin
         self.kept, self.backend, self.watch = (1 - gamma) ** ahead, backend, watch
 
+    @property
+    def capturable(self) -> bool:
+        """cvxpylayers works on the host, and so does whoever watches."""
+        return self.backend == "torch" and self.watch is None
+
     def final(self, x: Tensor, ctx: dict[str, Any]) -> tuple[Tensor, Report]:
         gradient, bound = self.rows(repeat_rows(ctx["observations"], ctx["candidates"]).to(x.dtype))
         actions = x[:, 0]

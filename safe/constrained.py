@@ -65,6 +65,11 @@ class ConstrainedHook(Hook):
         self.dynamics = None if dynamics is None else dynamics.over(dimensions)
         self.space, self.layout, self.margin, self.last = Space(layout, dimensions), layout, margin, last
 
+    @property
+    def capturable(self) -> bool:
+        """A model of the motion lives on the host."""
+        return self.dynamics is None or self.dynamics.motion is None
+
     @abstractmethod
     def correct(self, before: Tensor, points: Tensor, scene: Scene) -> Tensor:
         """Safe points in place of `points` (rows, time, agent, D); `before`: those that entered the denoising step."""

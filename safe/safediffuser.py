@@ -94,6 +94,11 @@ class Robust(ConstrainedHook):
         super().__init__(sets, layout, **options)
         self.backend = backend
 
+    @property
+    def capturable(self) -> bool:
+        """cvxpylayers moves its parameters through NumPy at every call."""
+        return self.backend == "torch" and super().capturable
+
     def correct(self, before: Tensor, points: Tensor, scene: Scene) -> Tensor:
         rows = linearise(self.sets, before, scene.time)
         bound = like(rows.share, points) * self.bound(rows, scene)

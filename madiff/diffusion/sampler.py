@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from madiff.diffusion.capture import recordable
 from madiff.diffusion.inpainting import Known, make_known, repeat_rows
 from madiff.diffusion.parametrization import Parametrization, Prediction
 from madiff.diffusion.schedule import Level, Schedule
@@ -24,6 +25,9 @@ class Hook:
     (network calls so far), level and next_level (the current step's `Level`s), and whatever the caller put into
     `context`. Rows are the batch with every row repeated `candidates` times.
     """
+
+    capturable: bool = True
+    """Whether it does tensor work alone, without a look at values, so that a graph of the loop can replay it."""
 
     def before(self, x: Tensor, t: Tensor, ctx: dict[str, Any]) -> Tensor:
         """Change x before the network sees it."""
@@ -61,6 +65,7 @@ class Sampler:
         solver.check(schedule)
         self.schedule, self.parametrization, self.solver, self.hooks = schedule, parametrization, solver, tuple(hooks)
 
+    @recordable
     def sample(
         self,
         denoiser: Denoiser,
@@ -162,8 +167,9 @@ def _like(
     dtype: torch.dtype | None,
 ) -> Tensor:
     given = known or warm_start
-    like = torch.empty(0) if given is None else given[0].new_empty(0)
-    return like.to(device or like.device, dtype or like.dtype)
+    if given is None:
+        return torch.empty(0, device=device, dtype=dtype)
+    return given[0].new_empty(0, device=device, dtype=dtype)
 
 
 def _normal(shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from madiff.diffusion import computing
+
 
 class Crew(Protocol):
     """The processes that train together."""
@@ -48,15 +50,23 @@ class RowWise(nn.Module):
     """Base of networks that take each row by itself: axis 0 of every tensor given, in mappings too, and of the result.
 
     Where several processes train together, each computes its part of the rows. Networks with dropout are computed
-    whole, because what is drawn for a row would depend on the part it is in.
+    whole, because what is drawn for a row would depend on the part it is in. How, in what precision: see `computing`.
     """
 
     def __call__(self, *given: Any) -> Any:
         crew = _crew.get()
         if crew is None or draws(self):
-            return super().__call__(*given)
+            return self._computed(*given)
         with among(None):
-            return crew.compute(super().__call__, given)
+            return crew.compute(self._computed, given)
+
+    def _computed(self, *given: Any) -> Any:
+        return computing.compute(self, super().__call__, given)
+
+
+def shared() -> bool:
+    """Whether there are others."""
+    return _crew.get() is not None
 
 
 def draws(network: nn.Module) -> bool:

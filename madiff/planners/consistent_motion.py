@@ -25,6 +25,8 @@ class ConsistentMotion(Hook):
     positions, velocities: dimensions of the observation; seconds: from one waypoint to the next.
     """
 
+    capturable = False  # its shares and indices come from the host
+
     def __init__(
         self, encoder: PlanEncoder, positions: Sequence[int], velocities: Sequence[int], seconds: float, weight: float
     ) -> None:

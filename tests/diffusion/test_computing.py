@@ -1,0 +1,107 @@
+"""How networks are computed: bfloat16 and compilation change speed and rounding, and nothing else."""
+
+import copy
+
+import pytest
+import torch
+
+from madiff.diffusion import computing, sharing
+from madiff.diffusion.networks.mlp import MLPDenoiser
+from madiff.diffusion.networks.transformer import TemporalAgentTransformer
+from madiff.diffusion.networks.unet import AgentAttentionUNet
+from madiff.diffusion.objective import denoising_loss
+from madiff.diffusion.parametrization import make_parametrization
+from madiff.diffusion.schedule import make_schedule
+
+HALF = computing.Computing(torch.bfloat16)
+NETWORKS = {
+    "transformer": lambda: TemporalAgentTransformer(6, conditions={"returns": 1}),  # the default one
+    "unet": lambda: AgentAttentionUNet(6, 16, (1, 2), conditions={"returns": 1}),
+    "mlp": lambda: MLPDenoiser(6, 32, conditions={"returns": 1}),
+}
+
+
+@pytest.fixture(autouse=True)
+def plain_afterwards():
+    yield
+    computing.use(computing.PLAIN)
+
+
+def made(name):
+    """A network whose outputs are not zero, as those of fresh ones are."""
+    network = NETWORKS[name]()
+    for parameter in network.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return network
+
+
+def batch(rows=8):
+    return torch.randn(rows, 8, 2, 6), {"returns": torch.rand(rows, 2, 1), "keep": torch.ones(rows)}
+
+
+def loss_of(network, x, cond):
+    """The loss of training, and its gradient, for the same draws every time."""
+    schedule = make_schedule("cosine")
+    parametrization = make_parametrization("x0", schedule)
+    mask = (torch.arange(8) < 3).float().view(1, 8, 1, 1)
+    loss, _ = denoising_loss(
+        network, x, cond, schedule=schedule, parametrization=parametrization, known_mask=mask, weight=1 - mask,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    return loss, torch.autograd.grad(loss, list(network.parameters()))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bfloat16_changes_the_loss_by_less_than_a_hundredth_and_no_type(name):
+    network, (x, cond) = made(name), batch()
+    exact, exact_gradient = loss_of(network, x, cond)
+    computing.use(HALF)
+    loss, gradient = loss_of(network, x, cond)
+    assert loss.dtype == torch.float32 and all(g.dtype == torch.float32 for g in gradient)
+    assert loss != exact and abs(loss / exact - 1) < 0.01
+    ours, theirs = (torch.cat([g.flatten() for g in found]) for found in (gradient, exact_gradient))
+    assert torch.cosine_similarity(ours, theirs, dim=0) > 0.99
+    assert all(value.dtype == torch.float32 for value in network.state_dict().values())
+
+
+def test_bfloat16_multiplies_in_bfloat16_alone():
+    """Another implementation of one linear layer's product: both factors rounded, summed exactly, rounded again."""
+
+    class Linear(sharing.RowWise):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(5, 3, bias=False)
+
+        def forward(self, x):
+            return self.layer(x)
+
+    network, x = Linear(), torch.randn(4, 5)
+    computing.use(HALF)
+    rounded = [value.bfloat16().double() for value in (x, network.layer.weight)]
+    torch.testing.assert_close(network(x), (rounded[0] @ rounded[1].T).bfloat16().float(), rtol=2**-7, atol=0)
+    assert torch.equal(network(x), network(x).bfloat16().float())
+
+
+def test_what_is_plain_is_the_network_itself_bit_for_bit():
+    network, (x, cond) = made("mlp"), batch()
+    t = torch.rand(len(x))
+    as_it_stands = network.forward(x, t, cond)
+    assert computing.recorder() is None
+    assert torch.equal(network(x, t, cond), as_it_stands)
+    computing.use(computing.Computing())
+    assert torch.equal(network(x, t, cond), as_it_stands)
+
+
+def test_a_compiler_is_asked_for_the_whole_network_and_weights_keep_their_names():
+    asked = []
+
+    def compiler(network, given):
+        asked.append((network, len(given[0])))
+        return network.forward(*given)
+
+    network, (x, cond) = made("mlp"), batch()
+    names = list(network.state_dict())
+    computing.use(computing.Computing(compiler=compiler))
+    assert torch.equal(network(x, torch.rand(8), cond), network(x, torch.rand(8), cond)) is False
+    assert [(one is network, rows) for one, rows in asked] == [(True, 8), (True, 8)]
+    assert list(network.state_dict()) == names and list(copy.deepcopy(network).state_dict()) == names
