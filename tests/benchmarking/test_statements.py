@@ -13,7 +13,8 @@ from scipy import stats
 
 from madiff.benchmarking import drawing
 from madiff.benchmarking.aggregate import Results, aggregate
-from madiff.benchmarking.tables import Table, estimate, gaps, long_csv, number, tables
+from madiff.benchmarking.board import long_csv
+from madiff.benchmarking.tables import Table, estimate, gaps, number, tables
 from tests.benchmarking import fakes
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
