@@ -12,7 +12,8 @@ from madiff.benchmarking.aggregate import ByEpisode, Results, aggregate
 from madiff.benchmarking.answers import answer_tables, answers
 from madiff.benchmarking.folder import SUITE, Folder, read
 from madiff.benchmarking.suite import Cell, Suite, Task
-from madiff.benchmarking.tables import Table, tables
+from madiff.benchmarking.table import Table
+from madiff.benchmarking.tables import tables
 from madiff.benchmarking.work import CellJob, Evaluation, Job, Preparation, Training
 from madiff.experiment import durable
 from madiff.interfaces import UserError

@@ -11,7 +11,8 @@ import numpy as np
 
 from madiff.benchmarking.aggregate import Runs, frozen, interval
 from madiff.benchmarking.sides import EFFORT, SHARES, Key, Options, Row, Side
-from madiff.benchmarking.tables import EMPTY, Table, estimate, number
+from madiff.benchmarking.table import EMPTY, Table
+from madiff.benchmarking.tables import estimate, number
 from madiff.experiment import comparison_plots, statistics
 from madiff.experiment.statistics import Interval
 from madiff.interfaces import UserError

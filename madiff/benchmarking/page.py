@@ -17,7 +17,8 @@ from madiff.benchmarking.answers import answer_tables, answers
 from madiff.benchmarking.difference import Change
 from madiff.benchmarking.folder import SUITE, read, read_episodes, told_by, with_episodes
 from madiff.benchmarking.sides import Side
-from madiff.benchmarking.tables import EMPTY, Table, estimate, tables
+from madiff.benchmarking.table import EMPTY, Table
+from madiff.benchmarking.tables import estimate, tables
 from madiff.experiment import run_directory
 from madiff.experiment.frontier_plot import frontier
 from madiff.experiment.statistics import bootstrap_ci
@@ -32,12 +33,17 @@ th { background: #f3f5f7 } th:first-child, td:first-child { text-align: left } .
 td.better { background: #d9efe3; color: #00543c; font-weight: 600 }
 td.worse { background: #fbe0d3; color: #8a3400; font-weight: 600 }
 td.text, code { text-align: left; white-space: normal; font-family: ui-monospace, monospace; font-size: 12px }
-td.text { min-width: 40em; overflow-wrap: anywhere }
+td.text { min-width: 24em; overflow-wrap: anywhere } th.text { text-align: left }
+.long { white-space: normal; min-width: 14em }
 img { max-width: 100%; height: auto; display: block } details { margin: 1em 0 } figure { margin: 1em 0 }
 figcaption { color: #555; font-size: 13px } .films { display: flex; flex-wrap: wrap; gap: 1em }
 .films figure { flex: 0 1 360px; margin: 0 } summary { cursor: pointer; font-weight: 600 }
 pre { overflow-x: auto; font-size: 12px }
 """
+COLUMNS = {
+    "score": "score", "win_rate": "win rate", "cost_mean": "cost", "plan_ms_batch1": "ms a decision",
+    "network_calls_per_decision": "network calls a decision", "parameters": "parameters",
+}  # fmt: skip
 KINDS = {".png": "image/png", ".gif": "image/gif"}
 FILMS = ("rollout.gif", "denoising.gif", "plans.png")
 LARGEST = 8 * 2**20  # bytes of a film that is still laid into the page
@@ -170,11 +176,10 @@ def run(path: Path, room: Room) -> str:
     rows = {summary["algo"]: summary, **summary["baselines"]}
     if summary["behaviour_return_mean"] is not None:
         rows["behaviour"] = summary.get("behaviour") or {"return_mean": summary["behaviour_return_mean"]}
-    keys = ("score", "win_rate", "cost_mean", "plan_ms_batch1", "network_calls_per_decision", "parameters")
-    shown = [key for key in keys if any(row.get(key) is not None for row in rows.values())]
+    shown = {key: name for key, name in COLUMNS.items() if any(row.get(key) is not None for row in rows.values())}
     table = Table(
         "run", f"{summary['env']} {summary['scenario']}, {summary['data']} data, {summary['steps']} updates",
-        ["method", "return (95 % interval)", *shown],
+        ["method", "return (95 % interval)", *shown.values()],
         [[name, with_interval(row), *(plain(row.get(key)) for key in shown)] for name, row in rows.items()],
         [f"{summary['episodes']} episodes, training seed {summary['seed']}, last checkpoint, "
          f"{summary['wall_seconds']:,.0f} seconds of training."],
@@ -229,7 +234,8 @@ def scatter(path: Path, summary: Mapping[str, Any], evaluations: Mapping[str, Ma
                 points[name or policy] = tuple(spot([e[key] for e in own]) for key in ("cost", "return"))
     with TemporaryDirectory() as folder:
         task, file = f"{summary['env']} {summary['scenario']}", Path(folder) / "return_cost.png"
-        return pictures([frontier({task: points}, list(points), file, "Return against cost, 95% intervals")])
+        frontier({task: points}, list(points), file, "Return against cost, 95% intervals")
+        return figure(file, "return against cost")
 
 
 def spot(values: Sequence[float]) -> tuple[float, float, float]:
@@ -272,7 +278,8 @@ def environment(found: Mapping[str, str]) -> str:
 
 def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table whose last column is text."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns[:-1])
+    head += f"<th class=text>{escape(columns[-1])}</th>"
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + f"<td class=text>{escape(text)}</td></tr>"
         for *cells, text in rows

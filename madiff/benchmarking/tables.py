@@ -1,73 +1,15 @@
-"""The tables of a benchmark: one description, written as Markdown, CSV and HTML."""
+"""The tables of a benchmark."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from html import escape
 from typing import Any
 
-from rich.table import Table as RichTable
-from rich.text import Text
-
 from madiff.benchmarking.aggregate import Results
+from madiff.benchmarking.table import EMPTY, Table
 
-EMPTY = "–"
 WIDEST = 16  # columns; a table with more is turned on its side
 WORDS = {"failed": "failed on", "does not fit": "does not fit", "left out": "left out on"}
-
-TELLING = {"better": "green", "worse": "red"}  # cells that stand out, with their colours in the terminal
-
-
-@dataclass(frozen=True)
-class Table:
-    """rows: one text per column; the first column names the row. notes: lines below it."""
-
-    name: str
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()
-
-    def turned(self) -> Table:
-        """The same with a row for every column but the first."""
-        columns, *rows = zip(self.columns, *self.rows, strict=True)
-        return replace(self, columns=columns, rows=rows)
-
-    def markdown(self) -> str:
-        def line(cells: Sequence[str]) -> str:
-            return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-        body = [line(self.columns), "|" + "---|" * len(self.columns), *map(line, self.rows)]
-        return "\n".join([f"## {self.title}", "", *body, "", *(f"{note}\n" for note in self.notes)])
-
-    def csv(self) -> str:
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([self.columns, *self.rows])
-        return out.getvalue()
-
-    def html(self) -> str:
-        def cell(text: str, tag: str) -> str:
-            mark = f" class={text}" if tag == "td" and text in TELLING else ""
-            return f"<{tag}{mark}>{escape(text)}</{tag}>"
-
-        def line(cells: Sequence[str], tag: str) -> str:
-            return "<tr>" + "".join(cell(text, tag) for text in cells) + "</tr>"
-
-        notes = "".join(f"<p class=note>{escape(note)}</p>" for note in self.notes)
-        body = "".join(line(row, "td") for row in self.rows)
-        head = line(self.columns, "th")
-        return f"<h3>{escape(self.title)}</h3><table><thead>{head}</thead><tbody>{body}</tbody></table>{notes}"
-
-    def terminal(self) -> RichTable:
-        made = RichTable()
-        for at, column in enumerate(self.columns):
-            made.add_column(Text(column), justify="right" if at else "left")
-        for row in self.rows:
-            made.add_row(*(Text(cell, style=TELLING.get(cell, "")) for cell in row))
-        return made
 
 
 def tables(results: Results, told: Mapping[str, Any]) -> list[Table]:

@@ -157,7 +157,7 @@ def test_a_run_with_costs_shows_return_against_cost(finished, workplace):
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps({**summary, "cost_mean": 0.0}))
     assert report.main(["run", "out=page.html"]) == 0
-    assert "return cost" in {a.get("alt") for _, a in Page((workplace / "page.html").read_text()).tags}
+    assert "return against cost" in {a.get("alt") for _, a in Page((workplace / "page.html").read_text()).tags}
 
 
 def test_a_folder_with_an_equals_sign_is_a_folder(finished, workplace):
