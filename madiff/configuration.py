@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -39,7 +39,8 @@ class Verb:
     """One command of the suite, run as `python -m madiff.<name>`; the first line of its help is `does`.
 
     schema: the dataclass of what it may be told; `configs/<name>.yaml` has the values. run: does the job.
-    bare: the option that takes the arguments given without a key, all of them paths.
+    bare: the option that takes the arguments given without a key, all of them paths. turns: words that turn those
+    behind them over to another option.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Verb:
     run: Callable[[Any], None]
     examples: Sequence[str]
     bare: str | None = None
+    turns: Mapping[str, str] = field(default_factory=dict)
 
 
 def main(verb: Verb, methods: Callable[[], Mapping[str, Mapping[str, Any]]], arguments: Sequence[str]) -> int:
@@ -58,10 +60,8 @@ def main(verb: Verb, methods: Callable[[], Mapping[str, Mapping[str, Any]]], arg
     """
     flags = [a for a in arguments if a in ("-h", "--help")]
     try:
-        bare = [a for a in arguments if verb.bare and _is_bare(a)]
-        tree = compose(verb.name, methods(), [a for a in arguments if a not in (*flags, *bare)])
-        if bare:
-            tree[verb.bare] = bare
+        bare, rest = _sort(verb, [a for a in arguments if a not in flags])
+        tree = compose(verb.name, methods(), rest) | bare
         if flags:
             print(_help(verb, tree))
         else:
@@ -80,6 +80,21 @@ def main(verb: Verb, methods: Callable[[], Mapping[str, Mapping[str, Any]]], arg
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _sort(verb: Verb, arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The paths given without a key, by the option that takes them, and the other arguments."""
+    bare: dict[str, list[str]] = {}
+    rest, target = [], verb.bare
+    for argument in arguments:
+        if argument in verb.turns:
+            target = verb.turns[argument]
+            bare.setdefault(target, [])
+        elif target and _is_bare(argument):
+            bare.setdefault(target, []).append(argument)
+        else:
+            rest.append(argument)
+    return bare, rest
 
 
 def _is_bare(argument: str) -> bool:

@@ -165,10 +165,11 @@ class BenchmarkConfig:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """`python -m madiff.report DIR...`."""
+    """`python -m madiff.report DIR...`, or `--compare A B`."""
 
     runs: tuple[Path, ...] = option("folders of benchmarks and runs, given without a key")
-    out: Path = option("the HTML file to write")
+    compare: tuple[Path, ...] | None = option("say what changed between two, as --compare A B")
+    out: Path | None = option("the HTML file to write; null = report.html, and with --compare none")
 
 
 def structure(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:

@@ -9,7 +9,8 @@ import numpy as np
 
 from madiff.benchmarking.aggregate import Results, Runs, cell, frozen, interval
 from madiff.benchmarking.questions import RULE, verdict
-from madiff.benchmarking.tables import EMPTY, Table, estimate, over
+from madiff.benchmarking.table import EMPTY, Table
+from madiff.benchmarking.tables import estimate, over
 from madiff.experiment.statistics import Interval
 
 

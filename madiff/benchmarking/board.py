@@ -12,7 +12,8 @@ from madiff.benchmarking.aggregate import ByEpisode, Results, aggregate
 from madiff.benchmarking.answers import answer_tables, answers
 from madiff.benchmarking.folder import SUITE, Folder, read
 from madiff.benchmarking.suite import Cell, Suite, Task
-from madiff.benchmarking.tables import long_csv, tables
+from madiff.benchmarking.table import Table
+from madiff.benchmarking.tables import tables
 from madiff.benchmarking.work import CellJob, Evaluation, Job, Preparation, Training
 from madiff.experiment import durable
 from madiff.interfaces import UserError
@@ -205,3 +206,19 @@ def differences(then: Sequence[str], now: Sequence[str]) -> dict[str, tuple[str 
         key: (before.get(key), after.get(key)) for key in {**after, **before}
         if before.get(key) != after.get(key) and key not in HARMLESS
     }  # fmt: skip
+
+
+def long_csv(results: Results) -> Table:
+    """One line a cell, with everything."""
+    metrics = list(dict.fromkeys(key for r in results.records for key in r["metrics"] if key != "return_ci95"))
+    keys = ["task", "label", "seed", "env", "scenario", "algo", "data", "status", "updates", "seconds",
+            "evaluation_seconds", "episodes", "flattened", "reason", "command"]  # fmt: skip
+
+    def row(record: Mapping[str, Any]) -> list[str]:
+        measured = record["metrics"]
+        low, high = measured.get("return_ci95", ("", ""))
+        values = [*(record.get(key) for key in keys), *(measured.get(key) for key in metrics), low, high]
+        return ["" if value is None else str(value) for value in values]
+
+    columns = [*keys, *metrics, "return_ci95_low", "return_ci95_high"]
+    return Table("cells", "Cells", columns, [row(record) for record in results.records])

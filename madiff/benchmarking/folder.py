@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import filelock
 
+from madiff.benchmarking.aggregate import ByEpisode, Results
 from madiff.benchmarking.suite import RUNS, Cell, Suite, Task
 from madiff.experiment import durable, runtime
 from madiff.interfaces import UserError
 
 SUITE = "suite.json"
+DESCRIBED = {"suite", "about", "leaves_out", "same_for_all", "tasks", "methods", "seeds", "versions"}
+RECORDED = {"task", "label", "seed", "status", "reason", "command", "metrics"}
 
 
 class Folder:
@@ -113,3 +117,55 @@ def read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def told_by(path: Path) -> tuple[Results, dict[str, Any]]:
+    """What the files of a benchmark tell, without its episodes, and the statements made of it; raises UserError."""
+    suite, told, records = read(path / SUITE), read(path / "aggregates.json"), read_list(path / "results.json")
+    whole = suite is not None and suite.keys() >= DESCRIBED and told is not None and records is not None
+    if not whole or not all(isinstance(record, dict) and record.keys() >= RECORDED for record in records):
+        raise UserError(f"{path} holds no results that can be read", "report", "a folder of madiff.benchmark")
+    return Results(suite, {}, records, {}), told
+
+
+def with_episodes(results: Results, path: Path) -> Results:
+    """The results with everything that statements are made of: references, and returns and costs by episode."""
+    kept = {task: read(path / "records" / task / "reference.json") or {} for task in results.tasks}
+    references = {task: found for task, found in kept.items() if found.get("status") == "finished"}
+    returns, costs = (by_episode(episodes_of(path, results), quantity) for quantity in ("return", "cost"))
+    return replace(results, references=references, returns=returns, costs=costs)
+
+
+def episodes_of(path: Path, results: Results) -> list[dict[str, Any]]:
+    """The evaluated episodes of all cells; none where no cell has finished."""
+    finished = any(record["status"] == "finished" for record in results.records)
+    return read_episodes(path / "episodes.jsonl") if finished else []
+
+
+def by_episode(lines: Iterable[Mapping[str, Any]], quantity: str) -> ByEpisode:
+    """(task, label, shift or None) -> seed -> this quantity of the episodes, where they have it."""
+    found: dict[tuple[str, str, str | None], dict[int, list[float]]] = {}
+    for line in lines:
+        if line.get(quantity) is not None:
+            runs = found.setdefault((line["task"], line["label"], line["shift"]), {})
+            runs.setdefault(line["seed"], []).append(float(line[quantity]))
+    return {key: {seed: tuple(values) for seed, values in runs.items()} for key, runs in found.items()}
+
+
+def read_list(path: Path) -> list[dict[str, Any]] | None:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, list) else None
+
+
+def read_episodes(path: Path) -> list[dict[str, Any]]:
+    """The lines of an episodes.jsonl; raises UserError where there are none that can be read."""
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError, RecursionError):
+        lines = []
+    if not lines or not all(isinstance(line, dict) and "return" in line for line in lines):
+        raise UserError(f"{path} holds no episodes that can be read", "report", "the file as it was written")
+    return lines

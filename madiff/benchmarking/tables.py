@@ -1,56 +1,15 @@
-"""The tables of a benchmark: one description, written as Markdown, CSV and HTML."""
+"""The tables of a benchmark."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from html import escape
 from typing import Any
 
 from madiff.benchmarking.aggregate import Results
+from madiff.benchmarking.table import EMPTY, Table
 
-EMPTY = "–"
 WIDEST = 16  # columns; a table with more is turned on its side
 WORDS = {"failed": "failed on", "does not fit": "does not fit", "left out": "left out on"}
-
-
-@dataclass(frozen=True)
-class Table:
-    """rows: one text per column; the first column names the row. notes: lines below it."""
-
-    name: str
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()
-
-    def turned(self) -> Table:
-        """The same with a row for every column but the first."""
-        columns, *rows = zip(self.columns, *self.rows, strict=True)
-        return replace(self, columns=columns, rows=rows)
-
-    def markdown(self) -> str:
-        def line(cells: Sequence[str]) -> str:
-            return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-        body = [line(self.columns), "|" + "---|" * len(self.columns), *map(line, self.rows)]
-        return "\n".join([f"## {self.title}", "", *body, "", *(f"{note}\n" for note in self.notes)])
-
-    def csv(self) -> str:
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([self.columns, *self.rows])
-        return out.getvalue()
-
-    def html(self) -> str:
-        def line(cells: Sequence[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-        notes = "".join(f"<p class=note>{escape(note)}</p>" for note in self.notes)
-        body = "".join(line(row, "td") for row in self.rows)
-        head = line(self.columns, "th")
-        return f"<h3>{escape(self.title)}</h3><table><thead>{head}</thead><tbody>{body}</tbody></table>{notes}"
 
 
 def tables(results: Results, told: Mapping[str, Any]) -> list[Table]:
@@ -58,7 +17,8 @@ def tables(results: Results, told: Mapping[str, Any]) -> list[Table]:
     made = [
         returns(results, told), published(results, told), wins(results, told),
         *(safety(results, told, task) for task in results.tasks), together(results, told), over_best(results, told),
-        shifts(results, told), shares(results, told), effort(results, told), training(results, told),
+        shifts(results, told), shares(results, told), effort(results, told), decisions(results, told),
+        training(results, told),
     ]  # fmt: skip
     return [table.turned() if len(table.columns) > WIDEST else table for table in made if table.rows]
 
@@ -239,6 +199,12 @@ def effort(results: Results, told: Mapping[str, Any]) -> Table:
     return Table("effort", "Effort", columns, rows, notes)
 
 
+def decisions(results: Results, told: Mapping[str, Any]) -> Table:
+    notes = ["Median of one decision of the whole team in one environment, mean over seeds."]
+    rows = per_task(results, told, "plan_ms_batch1", ".3g")
+    return Table("decision_time", "Milliseconds a decision", ["task", *results.labels], rows, notes)
+
+
 def training(results: Results, told: Mapping[str, Any]) -> Table:
     """Seconds of training of the methods that are trained, and milliseconds an update, task by task."""
 
@@ -281,19 +247,3 @@ def span(values: Sequence[float | None]) -> str:
         return EMPTY
     least, most = (f"{v:,.0f}" if abs(v) >= 100 else f"{v:.2g}" for v in (min(known), max(known)))
     return least if least == most else f"{least} to {most}"
-
-
-def long_csv(results: Results) -> Table:
-    """One line a cell, with everything."""
-    metrics = list(dict.fromkeys(key for r in results.records for key in r["metrics"] if key != "return_ci95"))
-    keys = ["task", "label", "seed", "env", "scenario", "algo", "data", "status", "updates", "seconds",
-            "evaluation_seconds", "episodes", "flattened", "reason", "command"]  # fmt: skip
-
-    def row(record: Mapping[str, Any]) -> list[str]:
-        measured = record["metrics"]
-        low, high = measured.get("return_ci95", ("", ""))
-        values = [*(record.get(key) for key in keys), *(measured.get(key) for key in metrics), low, high]
-        return ["" if value is None else str(value) for value in values]
-
-    columns = [*keys, *metrics, "return_ci95_low", "return_ci95_high"]
-    return Table("cells", "Cells", columns, [row(record) for record in results.records])

@@ -126,7 +126,8 @@ def intervals(
     names = [f"{method} {(notes or {}).get(method, '')}".strip() for method in values]
     axis.set_yticks(range(len(values)), names)
     axis.set_ylim(len(values) - 0.4, -0.6)
-    axis.set(title=title, xlabel=xlabel)
+    axis.set(xlabel=xlabel)
+    figure.suptitle(title)  # of the whole width: the axes' own is cut off beside long names
     axis.grid(alpha=0.3, axis="x")
     return save(figure, out)
 

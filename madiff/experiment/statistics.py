@@ -54,12 +54,36 @@ def bootstrap_ci_over_seeds(
     Two levels: runs are drawn with replacement, then as many episodes within each drawn run, so that both the luck of
     the training seed and of the episodes count. The statistic sees per-run means.
     """
+    return percentile_interval(draws_over_seeds(runs, statistic, np.random.default_rng(seed), resamples), confidence)
+
+
+def difference_ci_over_seeds(
+    ours: Sequence[ArrayLike],
+    theirs: Sequence[ArrayLike],
+    statistic: Statistic = mean,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Interval:
+    """Interval of the statistic of `ours` less that of `theirs`, runs with their episodes that have nothing in common.
+
+    Both are drawn again at both levels, each by itself. What shares seeds and episodes is paired instead: the
+    differences are then one sample for `bootstrap_ci_over_seeds`.
+    """
+    one, other = (draws_over_seeds(runs, statistic, np.random.default_rng([seed, side]), resamples)
+                  for side, runs in enumerate((ours, theirs)))  # fmt: skip
+    return percentile_interval(one - other, confidence)
+
+
+def draws_over_seeds(
+    runs: Sequence[ArrayLike], statistic: Statistic, generator: np.random.Generator, resamples: int
+) -> np.ndarray:
+    """(resamples,) the statistic of the means of runs, these and then their episodes drawn again."""
     episodes = [sample(run) for run in runs]
     sizes = np.array([len(run) for run in episodes])
     padded = np.zeros((len(runs), sizes.max()))
     for row, run in zip(padded, episodes, strict=True):
         row[: len(run)] = run
-    generator = np.random.default_rng(seed)
 
     def draw(count: int) -> np.ndarray:
         run = generator.integers(len(sizes), size=(count, len(sizes)))[..., None]
@@ -67,7 +91,7 @@ def bootstrap_ci_over_seeds(
         counted = np.arange(sizes.max()) < sizes[run]
         return statistic((padded[run, episode] * counted).sum(-1) / sizes[run][..., 0], axis=-1)
 
-    return percentile_interval(in_chunks(draw, padded.size, resamples), confidence)
+    return in_chunks(draw, padded.size, resamples)
 
 
 def stratified_bootstrap_ci(

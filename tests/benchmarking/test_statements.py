@@ -13,7 +13,9 @@ from scipy import stats
 
 from madiff.benchmarking import drawing
 from madiff.benchmarking.aggregate import Results, aggregate
-from madiff.benchmarking.tables import Table, estimate, gaps, long_csv, number, tables
+from madiff.benchmarking.board import long_csv
+from madiff.benchmarking.table import Table
+from madiff.benchmarking.tables import estimate, gaps, number, tables
 from tests.benchmarking import fakes
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -168,6 +170,15 @@ def test_a_table_reads_the_same_in_markdown_csv_and_html():
     parser = Cells()
     parser.feed(table.html())
     assert parser.found == ["A <title>", "task", "a|b", "x & y", '1 "2"', "z", "3,4", "a note"]
+
+
+def test_a_page_turns_tables_that_are_too_wide_for_it_where_that_helps():
+    wide = Table("t", "T", ["task", *(f"a-method-{i}" for i in range(14))], [["xor", *map(str, range(14))]])
+    lines = "<tr><th>task</th><th>xor</th></tr>", "<tr><td>a-method-3</td><td>3</td></tr>"
+    assert all(line in wide.html() for line in lines)
+    tall = Table("t", "T", ["task", *"abc"], [["x" * 50, "y" * 50, "z" * 50, str(i)] for i in range(9)])
+    assert tall.html().count("<tr>") == 10 and f"<td class=long>{'y' * 50}</td>" in tall.html()
+    assert "<td class=better>better</td>" in Table("t", "T", ["a"], [["better"]]).html()
 
 
 def test_training_takes_so_long_in_all_and_an_update(results, told):

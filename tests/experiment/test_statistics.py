@@ -9,6 +9,7 @@ from scipy import stats
 from madiff.experiment.statistics import (
     bootstrap_ci,
     bootstrap_ci_over_seeds,
+    difference_ci_over_seeds,
     flattened,
     iqm,
     mean,
@@ -60,6 +61,23 @@ def test_coverage_of_the_mean_is_near_nominal():
         low, high = bootstrap_ci(rng.normal(size=40), seed=trial, resamples=400)
         covered += low <= 0.0 <= high
     assert 0.89 <= covered / 300 <= 0.98
+
+
+def test_difference_of_two_samples_equals_the_enumeration_of_all_resamples_of_both():
+    ours, theirs = [[0.0], [3.0]], [[1.0], [2.0], [9.0]]  # a run of one episode each
+    means = [[np.mean(draw) for draw in itertools.product(np.ravel(runs), repeat=len(runs))] for runs in (ours, theirs)]
+    exact = np.quantile(np.subtract.outer(*means).ravel(), [0.1, 0.9], method="inverted_cdf")
+    assert difference_ci_over_seeds(ours, theirs, confidence=0.8, resamples=50_000) == pytest.approx(tuple(exact))
+
+
+def test_difference_of_two_samples_has_the_spread_of_both_at_both_levels():
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(size=(12, 1)) + rng.normal(size=(12, 80)), 2 * rng.normal(size=(9, 1)) + np.zeros((9, 3))
+    low, high = difference_ci_over_seeds(ours, theirs)
+    spread = np.sqrt(sum(runs.mean(1).var() / len(runs) for runs in (ours, theirs)) + 1 / (12 * 80))
+    assert (high - low) / 2 == pytest.approx(1.96 * spread, rel=0.1)
+    assert (low + high) / 2 == pytest.approx(ours.mean() - theirs.mean(), abs=0.1)
+    assert (low, high) == difference_ci_over_seeds(ours, theirs) != difference_ci_over_seeds(ours, theirs, seed=1)
 
 
 def test_interval_over_seeds_grows_with_the_spread_between_runs():
