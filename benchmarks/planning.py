@@ -37,6 +37,15 @@ def learner(*options: str, spec: EnvironmentSpec = SPEC, device: str = "cpu") ->
     return build.make_learner(composed["algo"], spec, torch.device(device), seed=0)
 
 
+def stir(method: MADiff) -> None:
+    """Small random numbers for weights that begin at zero: networks that say nothing would plan the same for all."""
+    for network in (method.networks, method.ema.model):
+        generator = torch.Generator().manual_seed(0)
+        for weight in network.parameters():
+            if not weight.any():
+                weight.data.copy_(0.02 * torch.randn(weight.shape, generator=generator))
+
+
 def milliseconds(work: Callable[[], object]) -> float:
     """Median time of one call after a warm-up."""
     work()
