@@ -143,8 +143,8 @@ class UNet(nn.Module):
         self.shrink = nn.ModuleList()
         for a, b in zip([sizes.features, *channels[:-1]], channels, strict=True):
             self.down.append(pair(a, b))
-            if b != channels[-1]:
-                self.shrink.append(nn.Conv1d(b, b, 3, stride=2, padding=1))
+        for size in channels[:-1]:
+            self.shrink.append(nn.Conv1d(size, size, 3, stride=2, padding=1))
         self.middle = pair(channels[-1], channels[-1])
         self.up = nn.ModuleList()
         self.grow = nn.ModuleList()
@@ -223,7 +223,7 @@ class Reference:
         known = self.known(x0)
         x = torch.where(known, x0, alpha * x0 + sigma * noise)
         returns = batch["returns"].to(x0.dtype) / sizes.returns_scale
-        predicted = self.denoiser(x, index.to(x0.dtype) / sizes.diffusion_steps, returns, keep)
+        predicted = self.denoiser(x, (index / sizes.diffusion_steps).to(x0.dtype), returns, keep)
         weight = (~known) * batch["valid"][:, :, None, None]
         return ((predicted - noise) ** 2 * weight).sum() / weight.sum()
 
