@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import against_reference, planning
-from benchmarks.reference import Windows
+from benchmarks.reference import Windows, renamed
 from benchmarks.timing import computing, has_bf16
 
 TINY = (
@@ -71,6 +71,8 @@ def test_one_update_of_both_leaves_the_same_weights(sides, windows):
     for name, value in plain.networks.state_dict().items():
         assert torch.allclose(value.to(now[name].dtype), now[name], atol=1e-6), name
     assert (plain.networks["denoiser"].head[1].weight - before).abs().max() > 1e-5
+    averaged = renamed(ours.ema.model.state_dict())
+    assert all(torch.allclose(v, averaged[name], atol=1e-6) for name, v in plain.averaged.state_dict().items())
 
 
 def test_rows_pair_every_precision_with_the_reference_as_published(monkeypatch):
