@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest -n 2
 
-.PHONY: install train test test-learn lint docs bench-peers clean
+.PHONY: install train test test-learn lint docs bench-peers bench-gpu clean
 
 train: $(STAMP)
 	$(BIN)/python -m madiff.train env=smac-like agents=3 resume=auto $(ARGS)
@@ -37,6 +37,10 @@ $(STAMP): pyproject.toml constraints.txt
 # The peers' pins clash with ours and with each other: one venv each.
 bench-peers: $(STAMP)
 	$(BIN)/python -m benchmarks.peers
+
+# Needs a GPU: what it makes of training, planning and simulation, into gpu.json.
+bench-gpu: $(STAMP)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* build dist *.egg-info

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import envs
-from benchmarks.peers import Peer, installed
+from benchmarks.peers import started
 from benchmarks.timing import alternate, rate, row
 
 ROUNDS = 5
@@ -105,12 +105,12 @@ def mpe2_rows() -> Iterator[dict]:
 def smac_like_rows() -> Iterator[dict]:
     """Eager and compiled against the peer on the CPU, the single ParallelEnv, and the GPU where there is one."""
     for scenario, copies, steps, compiled in CASES:
-        peer = Peer("jaxmarl", "smax.py", scenario, copies, steps) if installed("jaxmarl") else None
+        peer, missing = started("jaxmarl", "smax.py", scenario, copies, steps)
         for mode in (False, True) if compiled else (False,):
             ours = stepper(scenario, copies, steps, compile=mode, device="cpu")
             own, other = alternate(ours, peer, ROUNDS)
             name = f"smac-like {scenario}, {copies} copies, {'compiled' if mode else 'eager'}, cpu"
-            yield row(name, own, other, "steps/s", peer.versions if peer else {})
+            yield row(name, own, other, "steps/s", peer.versions if peer else {}, missing)
         if peer is not None:
             peer.close()
     own, _ = alternate(single_copy(300), None, ROUNDS)

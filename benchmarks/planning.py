@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.timing import wait
 from madiff import build, configuration
 from madiff.benchmarking import suite
 from madiff.benchmarking.suite import Cell
@@ -30,9 +31,19 @@ DECISIONS = 8
 """Decisions in a row that are timed together, so that a plan counts for all the steps it is carried out."""
 
 
-def learner(algo: str, model: str) -> MADiff:
-    options = configuration.compose("train", build.defaults(), [f"algo={algo}", f"model={model}"])
-    return build.make_learner(options["algo"], SPEC, torch.device("cpu"), seed=0)
+def learner(*options: str, spec: EnvironmentSpec = SPEC, device: str = "cpu") -> MADiff:
+    """An untrained learner by the options that `madiff.train` takes, among them algo=NAME."""
+    composed = configuration.compose("train", build.defaults(), options)
+    return build.make_learner(composed["algo"], spec, torch.device(device), seed=0)
+
+
+def stir(method: MADiff) -> None:
+    """Small random numbers for weights that begin at zero: networks that say nothing would plan the same for all."""
+    for network in (method.networks, method.ema.model):
+        generator = torch.Generator().manual_seed(0)
+        for weight in network.parameters():
+            if not weight.any():
+                weight.data.copy_(0.02 * torch.randn(weight.shape, generator=generator))
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -40,8 +51,10 @@ def milliseconds(work: Callable[[], object]) -> float:
     work()
     times = []
     for _ in range(ROUNDS):
+        wait()
         start = time.perf_counter()
         work()
+        wait()
         times.append(1e3 * (time.perf_counter() - start))
     return statistics.median(times)
 
@@ -57,7 +70,7 @@ def plan_rows() -> Iterator[dict]:
     """One decision of the whole team: every agent's plan, guidance and inverse dynamics included."""
     for model in MODELS:
         for algo in ALGORITHMS:
-            policy = learner(algo, model).policy()
+            policy = learner(f"algo={algo}", f"model={model}").policy()
             for battles in (1, 10):
                 observations = torch.rand(battles, SPEC.agents, SPEC.observation_size)
                 masks = torch.ones(battles, SPEC.agents, SPEC.action_size, dtype=torch.bool)
@@ -113,6 +126,22 @@ def random_episodes() -> EpisodeStore:
     return EpisodeStore.from_arrays([episode(steps) for steps in range(60, 80)])
 
 
+def team_episodes(spec: EnvironmentSpec = SPEC, episodes: int = 20) -> EpisodeStore:
+    """A few episodes of a team with discrete actions, all of them legal; observations in [0, 1]."""
+    generator = torch.Generator().manual_seed(0)
+
+    def episode(steps: int) -> dict[str, object]:
+        lead = (steps, spec.agents)
+        return {
+            "observations": torch.rand(steps + 1, spec.agents, spec.observation_size, generator=generator),
+            "actions": torch.randint(spec.action_size, lead, generator=generator),
+            "rewards": torch.rand(lead, generator=generator), "terminated": True, "truncated": False,
+            "available_actions": torch.ones(steps + 1, spec.agents, spec.action_size, dtype=torch.bool),
+        }  # fmt: skip
+
+    return EpisodeStore.from_arrays([episode(steps) for steps in range(60 - episodes, 60)])
+
+
 def decision_rows() -> Iterator[dict]:
     """Teams and single agents."""
     yield from plan_rows()
@@ -137,7 +166,7 @@ def random_batch(config: object, n: int) -> dict[str, torch.Tensor]:
 def train_rows() -> Iterator[dict]:
     """One update (forward, backward, optimiser, averaging) at each model's own batch size."""
     for model in MODELS:
-        method = learner("madiff-c", model)
+        method = learner("algo=madiff-c", f"model={model}")
         batch = random_batch(method.config, method.config.batch_size)
         generator = torch.Generator().manual_seed(0)
         yield row(

@@ -20,7 +20,7 @@ import torch
 from cvxpylayers.torch import CvxpyLayer
 from torch import Tensor
 
-from benchmarks.peers import Peer, PeerFailed, installed
+from benchmarks.peers import Peer, started
 from benchmarks.timing import rate, row
 from safe import couples, qp, qp_layer
 
@@ -174,13 +174,8 @@ def mode_rows(case: Case, backward: bool, file: Path, distance: dict[str, float]
 
 
 def qpth(case: Case, backward: bool, file: Path) -> tuple[Peer | None, str]:
-    """The peer, or None and why: it may not be installed, and on some processors it fails on large programs."""
-    if not installed("qpth"):
-        return None, "not installed"
+    """The peer, or None and why: on some processors it fails on large programs."""
     arrays = {k: v.numpy() for k, v in case.dense.items()}
     np.savez(file, **arrays, x=case.direct(*case.inputs).flatten(1).numpy())
     mode = "backward" if backward else "forward"
-    try:
-        return Peer("qpth", "qpth_layer.py", file, mode, torch.get_num_threads()), ""
-    except PeerFailed as failure:
-        return None, str(failure)
+    return started("qpth", "qpth_layer.py", file, mode, torch.get_num_threads())

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 
 from benchmarks.peers import Peer
 
+HARDWARE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names them, on x86 and on ARM
+
+
+def wait() -> None:
+    """Until a GPU, where there is one, has done what it was given, so that a clock read next tells the truth."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
 
 def rate(chunk: Callable[[], int]) -> float:
     """Units of work per second of one chunk, which returns how many units it did."""
+    wait()
     start = time.perf_counter()
     units = chunk()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait()
     return units / (time.perf_counter() - start)
 
 
@@ -29,6 +39,27 @@ def alternate(ours: Callable[[], int], peer: Peer | None, rounds: int) -> tuple[
             answer = peer.measure()
             other.append(answer["steps"] / answer["seconds"])
     return own, other
+
+
+def in_turns(chunks: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
+    """Rates of all chunks, which run in this process, round by round after a round that warms them up."""
+    rates: dict[str, list[float]] = {name: [] for name in chunks}
+    for turn in range(rounds + 1):
+        for name, chunk in chunks.items():
+            found = rate(chunk)
+            if turn:
+                rates[name].append(found)
+    return rates
+
+
+def computing(precision: str, device: str = "cpu") -> AbstractContextManager[object]:
+    """What work of ours is done in: networks in float32 as they are, or in bf16."""
+    return nullcontext() if precision == "float32" else torch.autocast(device, torch.bfloat16)
+
+
+def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor multiplies bf16 itself; False where the system does not say."""
+    return cpuinfo.exists() and not HARDWARE_BF16.isdisjoint(cpuinfo.read_text().split())
 
 
 def row(

@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS: dict[str, list[str]] = {
     "jaxmarl": ["jaxmarl==0.2.0"],
     "qpth": ["qpth==0.0.18", "numpy<2", "torch==2.13.0"],
+    "diffusers": ["diffusers==0.42.1", "torch==2.13.0"],
+    "d3rlpy": ["d3rlpy==2.8.1"],
 }
 
 
@@ -55,3 +57,13 @@ class Peer:
 
 def installed(name: str) -> bool:
     return python_of(name).exists()
+
+
+def started(name: str, script: str, *arguments: object) -> tuple[Peer | None, str]:
+    """The peer, or None and why: it may not be installed, and some stop at what others can do."""
+    if not installed(name):
+        return None, "not installed"
+    try:
+        return Peer(name, script, *arguments), ""
+    except PeerFailed as failure:
+        return None, str(failure)

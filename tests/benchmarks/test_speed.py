@@ -8,14 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import environment, peers, plan_quality, planning, qp, speed
+from benchmarks import environment, peers, picture, plan_quality, planning, qp, speed
 from benchmarks.timing import row
 from madiff.benchmarking import suite
 
 
 def test_unknown_arguments_are_one_line_and_exit_2(capsys):
     assert speed.main(["nonsense"]) == 2
-    assert "qp, env, plan, train, all" in capsys.readouterr().err
+    assert "qp, env, plan, train, reference, libraries, all" in capsys.readouterr().err
+    assert speed.main(["qp", "out=speed.txt"]) == 2
     assert plan_quality.main(["episodes=three"]) == 2 and plan_quality.main(["runn=x"]) == 2
 
 
@@ -28,6 +29,37 @@ def test_a_missing_peer_is_a_row_that_says_so():
     measured = row("x", [1.0], [], "steps/s", {})
     assert measured["peer"] == "not installed" and measured["ratio"] is None
     speed.show(measured)
+
+
+def test_a_run_that_is_stopped_keeps_its_rows_and_draws_them(tmp_path, monkeypatch, capsys):
+    def first():
+        yield row("a", [2.0], [1.0], "steps/s", {})
+
+    def second():
+        yield row("b", [2.0], [], "steps/s", {})
+        assert len(json.loads((tmp_path / "made" / "speed.json").read_text())) == 2
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(speed, "SUITES", {"one": first, "two": second})
+    assert speed.main(["all", f"out={tmp_path}/made/speed.json"]) == 130
+    rows = json.loads((tmp_path / "made" / "speed.json").read_text())
+    assert [(r["suite"], r["name"], r["ratio"]) for r in rows] == [("one", "a", 2.0), ("two", "b", None)]
+    assert (tmp_path / "made" / "speed.png").read_bytes()[:4] == b"\x89PNG"
+    said = capsys.readouterr()
+    assert "[2/2] two" in said.out and "stopped after 2 rows" in said.err
+
+
+def test_the_picture_has_a_bar_a_row_and_words_for_missing_peers(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(picture, "save", lambda figure, out: drawn.append(figure) or out)
+    rows = [row(name, [4.0], other, "steps/s", {}) for name, other in (("fast", [1.0]), ("slow", [8.0]), ("alone", []))]
+    assert picture.ratios([*rows, {"name": "no peer", "peer": "none", "ratio": None}], tmp_path) == tmp_path
+    axis = drawn[0].axes[0]
+    ends = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axis.patches]
+    assert ends == [(1, 4), (1, 0.5)] and axis.get_xscale() == "log"
+    assert [text.get_text().strip() for text in axis.texts] == ["4", "0.5", "not installed"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["fast", "slow", "alone"]
+    assert picture.ratios([{"name": "no peer", "peer": "none", "ratio": None}], tmp_path) is None
 
 
 def test_steps_are_whole_environment_steps_of_all_copies():
@@ -65,7 +97,7 @@ def test_every_single_agent_method_is_timed_with_what_it_decides_by(monkeypatch)
 def test_programs_are_timed_beside_the_stock_layer_whose_answers_and_gradients_they_match(tmp_path, monkeypatch):
     for name, value in {"DENSE": ((2, 3, 6),), "ROBOTS": 3, "SCENES": 2, "ROUNDS": 1, "PEER_ROUNDS": 1}.items():
         monkeypatch.setattr(qp, name, value)
-    monkeypatch.setattr(qp, "installed", lambda name: False)
+    monkeypatch.setattr(peers, "installed", lambda name: False)
     assert speed.main(["qp", f"out={tmp_path / 'qp.json'}"]) == 0
     rows = json.loads((tmp_path / "qp.json").read_text())
     assert len(rows) == 2 * 2 * 4 and all(r["residual"] <= 1e-8 and r["ours"] > 0 for r in rows)
@@ -89,5 +121,8 @@ def test_a_peer_that_stops_is_a_row_that_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(peers, "python_of", lambda name: Path(sys.executable))
     with pytest.raises(peers.PeerFailed, match="exit code 3"):
         peers.Peer("qpth", script)
+    assert peers.started("qpth", script) == (None, "stopped with exit code 3")
+    monkeypatch.setattr(peers, "installed", lambda name: False)
+    assert peers.started("qpth", script) == (None, "not installed")
     measured = row("r", [2.0], [], "QPs/s", {}, "stopped with exit code 3")
     assert measured["peer"] == "stopped with exit code 3" and measured["ratio"] is None
