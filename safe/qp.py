@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from madiff.interfaces import UserError
@@ -25,7 +26,7 @@ PIVOTED = 20  # most rows for which pivoting on (rows x rows) tableaus is the fa
 class QPSolution(NamedTuple):
     """What `solve` returns, per problem.
 
-    x (..., n) and multipliers (..., m) >= 0 of the rows of G: both differentiable.
+    x (..., n), or (..., N, d) of N robots, and multipliers (..., m) >= 0 of the rows of G: both differentiable.
     feasible (...,) bool: whether a point meets all rows. Where none does, x has the least sum of squared violations
     (rows at unit length in the metric of P^-1 on the null space of A, or in the Euclidean one for the interior point)
     and, among those, the least objective, up to 1e-7 of the violation; its multipliers are huge and mean nothing.
@@ -34,20 +35,20 @@ class QPSolution(NamedTuple):
     violation (...,): largest entry of Gx - h and |Ax - b|, 0 where all rows hold.
     """
 
-    x: Tensor
-    multipliers: Tensor
-    feasible: Tensor
-    residual: Tensor
-    violation: Tensor
+    x: Float[Tensor, "*batch n"] | Float[Tensor, "*batch N d"]
+    multipliers: Float[Tensor, "*batch m"]
+    feasible: Bool[Tensor, "*batch"]
+    residual: Float[Tensor, "*batch"]
+    violation: Float[Tensor, "*batch"]
 
 
 def solve(
-    P: Tensor | None,
-    q: Tensor,
-    G: Tensor,
-    h: Tensor,
-    A: Tensor | None = None,
-    b: Tensor | None = None,
+    P: Float[Tensor, "*#batch n n"] | None,
+    q: Float[Tensor, "*#batch n"],
+    G: Float[Tensor, "*#batch m n"],
+    h: Float[Tensor, "*#batch m"],
+    A: Float[Tensor, "*#batch e n"] | None = None,
+    b: Float[Tensor, "*#batch e"] | None = None,
     *,
     method: str = "auto",
     steps: int | None = None,
