@@ -72,7 +72,8 @@ class Box(SafeSet):
     @property
     def bounded(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The dimensions that have a lower, and an upper, bound."""
-        return tuple(tuple(i for i, v in enumerate(bound) if math.isfinite(v)) for bound in (self.low, self.high))
+        low, high = (tuple(i for i, v in enumerate(bound) if math.isfinite(v)) for bound in (self.low, self.high))
+        return low, high
 
     def barriers(self, local: Float[Tensor, "*points d"]) -> Float[Tensor, "*points rows"]:
         below, above = (indices(bounded, local) for bounded in self.bounded)
@@ -143,7 +144,8 @@ class Superellipse(SafeSet):
         return margin + 2 * self.power * reach * torch.finfo(local.dtype).eps
 
     def on_curve(self, u: Float[Tensor, "*points d"], radii: tuple[float, ...]) -> Float[Tensor, "*points d"]:
-        return nearest_on_superellipse(u, radii, self.power)
+        a, b = radii
+        return nearest_on_superellipse(u, (a, b), self.power)
 
 
 @dataclass(frozen=True, kw_only=True)

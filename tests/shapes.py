@@ -56,7 +56,7 @@ def fits(value: Any, hint: Any) -> bool:
         return any(fits(value, one) for one in inner)
     if origin is tuple and Ellipsis not in inner:
         return len(value) == len(inner) and all(map(fits, value, inner))
-    if fields := shaped_fields(hint):
+    if isinstance(hint, type) and (fields := shaped_fields(hint)):
         return isinstance(value, hint) and all(fits(getattr(value, name), one) for name, one in fields.items())
     return isinstance(value, PLAIN[hint]) if isinstance(hint, type) and hint in PLAIN else True
 
@@ -68,8 +68,9 @@ def fits_entries(value: Mapping[str, Any], entries: type) -> bool:
 
 
 def speaks_of_shapes(hint: Any) -> bool:
-    notes = [note for note in getattr(hint, "__metadata__", ()) if is_typeddict(note)]
-    return is_shape(hint) or bool(notes or shaped_fields(hint)) or any(map(speaks_of_shapes, get_args(hint)))
+    if isinstance(hint, type):
+        return is_shape(hint) or bool(shaped_fields(hint))
+    return any(is_typeddict(one) or speaks_of_shapes(one) for one in get_args(hint))
 
 
 def is_shape(hint: Any) -> bool:
@@ -77,9 +78,9 @@ def is_shape(hint: Any) -> bool:
 
 
 @functools.cache
-def shaped_fields(hint: Any) -> dict[str, Any]:
+def shaped_fields(hint: type) -> dict[str, Any]:
     """The fields of a named tuple or a dataclass that have shapes."""
-    if not isinstance(hint, type) or not (dataclasses.is_dataclass(hint) or hasattr(hint, "_fields")):
+    if not (dataclasses.is_dataclass(hint) or hasattr(hint, "_fields")):
         return {}
     try:
         fields = get_type_hints(hint, include_extras=True)

@@ -41,6 +41,12 @@ class AffineMotion(nn.Module):
     moved (agent, O): root mean square of a step's change; seen: transitions it was measured on, 0 before `fit`.
     """
 
+    state: Tensor
+    action: Tensor
+    constant: Tensor
+    moved: Tensor
+    seen: Tensor
+
     def __init__(self, spec: EnvironmentSpec) -> None:
         super().__init__()
         agents, observed = spec.agents, spec.observation_size

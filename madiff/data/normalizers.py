@@ -68,6 +68,8 @@ class Limits(Normalizer):
     """Smallest and largest value seen to -1 and 1; values beyond are clipped."""
 
     shapes = {"low": (), "high": ()}
+    low: Tensor
+    high: Tensor
 
     def measure(self, x: Float[Tensor, "N O"]) -> dict[str, Tensor]:
         low, high = x.amin(0), x.amax(0)
@@ -98,6 +100,8 @@ class Gaussian(Normalizer):
     """Zero mean and unit standard deviation; not clipped."""
 
     shapes = {"mean": (), "std": ()}
+    mean: Tensor
+    std: Tensor
 
     def measure(self, x: Float[Tensor, "N O"]) -> dict[str, Tensor]:
         low, high = x.amin(0), x.amax(0)
@@ -121,6 +125,8 @@ class CDF(Normalizer):
     """
 
     shapes = {"values": (KNOTS,), "levels": (KNOTS,)}
+    values: Tensor
+    levels: Tensor
 
     def measure(self, x: Float[Tensor, "N O"]) -> dict[str, Tensor]:
         sample = x.cpu().numpy()
