@@ -10,6 +10,10 @@ from madiff.data import EpisodeStore, WindowSampler
 from madiff.data.motion import Motion
 from madiff.data.normalizers import interpolate, make_normalizer
 from madiff.data.windows import cumulative_weights
+from madiff.diffusion.parametrization import Prediction, make_parametrization
+from madiff.diffusion.sampler import Sample, Sampler
+from madiff.diffusion.schedule import make_schedule
+from madiff.diffusion.solvers import make_solver
 from safe import couples, qp, two_rows
 from safe.distance import Distance
 from safe.projection import ProjectionInfo, project
@@ -46,6 +50,23 @@ def spoilt(name: str, value: torch.Tensor) -> WindowSampler:
     return source
 
 
+SCHEDULE = make_schedule("cosine", 10)
+NOISY, LESS = SCHEDULE.levels(SCHEDULE.grid(2))[:2]
+
+
+def sampled(denoiser, shape=(2, 3, 2, 4), **options) -> Sample:
+    sampler = Sampler(SCHEDULE, make_parametrization("x0", SCHEDULE), make_solver("ddim"))
+    return sampler.sample(denoiser, shape, steps=2, generator=torch.Generator(), **options)
+
+
+def echo(x, t, cond):
+    return x
+
+
+def stepped(x: torch.Tensor, pred: Prediction) -> torch.Tensor:
+    return make_solver("ddim").step(x, NOISY, LESS, pred, None, None)
+
+
 class Narrow(Ball):
     """A set that forgets a barrier's axis."""
 
@@ -61,6 +82,9 @@ RIGHT = {
     "shared matrices": lambda: qp.solve(torch.eye(3), ones(7, 3), ones(2, 3), ones(7, 2)),
     "robots": lambda: couples.solve(ones(5, 3, 2), *ROWS, ones(2, 2, 2), ones(2)),
     "windows": lambda: windows().sample(torch.Generator()),
+    "a sample": lambda: sampled(echo, noise=ones(2, 3, 2, 4)),
+    "candidates": lambda: sampled(echo, candidates=3, warm_start=(ones(2, 3, 2, 4), 0.5)),
+    "a step": lambda: stepped(ones(2, 3, 2, 4), Prediction(ones(2, 3, 2, 4), ones(2, 3, 2, 4))),
 }
 
 WRONG = {
@@ -84,6 +108,14 @@ WRONG = {
     "an agent's values": (lambda: Motion(ones(2, 3, 3), ones(2, 3, 1), ones(2, 3)).free(ones(3)), "observations"),
     "windows by name": (lambda: windows().gather(ones(2)), "now"),
     "weights of two dimensions": (lambda: cumulative_weights(STORE, ones(1, 1)), "weights"),
+    "a network that loses features": (lambda: sampled(lambda x, t, cond: x[..., :1]), "x"),
+    "samples without agents": (lambda: sampled(echo, shape=(2, 3, 4)), "x"),
+    "a plan that is no batch": (lambda: sampled(echo, warm_start=(ones(3, 2, 4), 0.5)), "warm_start"),
+    "noise of a longer plan": (lambda: sampled(echo, noise=ones(2, 3, 3, 2, 4)), "noise"),
+    "a step without agents": (lambda: stepped(ones(2, 3, 4), Prediction(ones(2, 3, 4), ones(2, 3, 4))), "x"),
+    "estimates that differ": (lambda: stepped(ones(2, 3, 2, 4), Prediction(ones(2, 3, 2, 4), ones(1))), "pred"),
+    "times of two axes": (lambda: SCHEDULE.level(ones(2, 1)), "t"),
+    "whole times": (lambda: SCHEDULE.alpha(torch.tensor([1])), "t"),
 }  # fmt: skip
 
 RESULTS = {
