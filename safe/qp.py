@@ -151,7 +151,7 @@ class _QP(torch.autograd.Function):
         else:
             a, b, c = solved.adjoint(dx, dm * ctx.scale, None)
             x, multipliers, equality, b = solved.x, solved.multipliers * ctx.scale, solved.equality, b * ctx.scale
-        P, _, G, _, A, *_ = ctx.needs_input_grad
+        P, G, A = (ctx.needs_input_grad[i] for i in (0, 2, 4))
         grads = gradients(x, multipliers, equality, a, b, c, P, G, A)
         for i, kept in zip((0, 2, 4), ctx.inputs, strict=True):
             if (grad := grads[i]) is not None and kept is not None and kept[1] == 1:
