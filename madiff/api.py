@@ -190,6 +190,7 @@ def training_problem(
     if env is not None:
         return build.make_problem(config.env, config.agents, config.scenario, device)
     data = config.data
+    assert data.path is not None  # `fit` says it
     return own_problem.of_episodes(EpisodeStore.open(data.path, data.format) if store is None else store, device)
 
 

@@ -174,6 +174,7 @@ class BatchSource(Protocol):
 class Learner(Protocol):
     """A method: what it learns from, one update, the policy it gives, and its whole state as tensors."""
 
+    device: torch.device
     def batches(self, store: Any) -> BatchSource:
         """Fit what depends on the data (normalisers, scales) and return the source of training batches."""
         ...

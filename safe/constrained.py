@@ -127,4 +127,4 @@ class ConstrainedHook(Hook):
             chosen = indices(tuple(self.space.dimensions[d] for d in self.constrained), x)
             movable = movable & ~known.mask.index_select(-1, chosen).any(-1)
         remaining = ctx["steps"] - ctx.get("step", ctx["steps"] - 1)
-        return Scene(self.space.time(x, start), movable, remaining, ctx["steps"], ctx.setdefault(id(self), {}))
+        return Scene(self.space.time(x, start), movable, remaining, ctx["steps"], ctx.setdefault(str(id(self)), {}))

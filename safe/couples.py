@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from madiff.interfaces import UserError
@@ -22,7 +23,9 @@ from safe.sparse_rows import SparseRows
 STEPS, REPAIRS = 12, 3  # enough for crowds of 32 in which 50 of 496 rows are active
 
 
-def coupled(first: Tensor, second: Tensor, normals: Tensor, robots: int) -> SparseRows:
+def coupled(
+    first: Int64[Tensor, " m"], second: Int64[Tensor, " m"], normals: Float[Tensor, "batch m 2 d"], robots: int
+) -> SparseRows:
     """Rows over robots: first, second (m,) indices; normals (batch, m, 2, d), of the first and of the second."""
     d = normals.shape[-1]
     within = torch.arange(d, device=first.device)
@@ -30,19 +33,21 @@ def coupled(first: Tensor, second: Tensor, normals: Tensor, robots: int) -> Spar
     return SparseRows.of(columns, normals.flatten(2), robots * d)
 
 
-def pairs(robots: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+def pairs(
+    robots: int, device: torch.device | None = None
+) -> tuple[Int64[Tensor, " pairs"], Int64[Tensor, " pairs"]]:
     """Indices (first, second) of every two of N robots, first < second: each (N (N - 1) / 2,)."""
     first, second = torch.triu_indices(robots, robots, 1, device=device)
     return first, second
 
 
 def solve(
-    reference: Tensor,
-    first: Tensor,
-    second: Tensor,
-    normals: Tensor,
-    limits: Tensor,
-    weights: Tensor | None = None,
+    reference: Float[Tensor, "*#batch N d"],
+    first: Int64[Tensor, " m"],
+    second: Int64[Tensor, " m"],
+    normals: Float[Tensor, "*#batch m 2 d"],
+    limits: Float[Tensor, "*#batch m"],
+    weights: Float[Tensor, "*#batch N"] | None = None,
     *,
     steps: int = STEPS,
 ) -> QPSolution:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from safe.constants import indices
@@ -33,15 +34,15 @@ class Distance(SafeSet):
     def depth(self) -> float:
         return 1.0
 
-    def barriers(self, local: Tensor) -> Tensor:
+    def barriers(self, local: Float[Tensor, "*teams agent d"]) -> Float[Tensor, "*teams agent agent-1"]:
         """(..., agent, d) -> (..., agent, agent - 1)."""
         return self._between(local).square().sum(-1) / self.minimum**2 - 1
 
-    def gradients(self, local: Tensor) -> Tensor:
+    def gradients(self, local: Float[Tensor, "*teams agent d"]) -> Float[Tensor, "*teams agent agent-1 d"]:
         """By the agent's own position, (..., agent, agent - 1, d)."""
         return 2 * self._between(local) / self.minimum**2
 
-    def linearise(self, points: Tensor, time: Time = 0.0) -> Rows:
+    def linearise(self, points: Float[Tensor, "*points D"], time: Time = 0.0) -> Rows:
         """Each agent meets half of a pair's condition, which together is the whole (Wang, Ames, Egerstedt 2017)."""
         local = self.local(points, time)
         between = self._between(local)
@@ -52,11 +53,16 @@ class Distance(SafeSet):
         n = b.shape[-1]
         return Rows(b, self.spread(gradient, points), (0.5,) * n, (self.depth,) * n)
 
-    def project(self, points: Tensor, margin: float = 0.0, time: Time = 0.0) -> Tensor:
+    def project(
+        self, points: Float[Tensor, "*teams agent D"], margin: float = 0.0, time: Time = 0.0
+    ) -> Float[Tensor, "*teams agent D"]:
         """One sweep over all pairs: not the nearest plan, see `safe.projection`."""
         return self.sweep(points, margin)
 
-    def sweep(self, points: Tensor, margin: float = 0.0, movable: Tensor | None = None) -> Tensor:
+    def sweep(
+        self, points: Float[Tensor, "*teams agent D"], margin: float = 0.0,
+        movable: Bool[Tensor, "*#teams agent"] | None = None,
+    ) -> Float[Tensor, "*teams agent D"]:  # fmt: skip
         """Push every pair that is too close apart, in rounds of pairs that have no agent in common.
 
         movable (..., agent) bool: the agents that may be moved; a pair with one of them moves only that one. The
@@ -64,7 +70,10 @@ class Distance(SafeSet):
         """
         return self.insert(points, self.nearest(self.local(points), margin, movable))
 
-    def nearest(self, local: Tensor, margin: float, movable: Tensor | None = None) -> Tensor:
+    def nearest(
+        self, local: Float[Tensor, "*teams agent d"], margin: float,
+        movable: Bool[Tensor, "*#teams agent"] | None = None,
+    ) -> Float[Tensor, "*teams agent d"]:  # fmt: skip
         """One sweep in the set's own features (..., agent, d)."""
         free = torch.ones_like(local[..., 0]) if movable is None else movable.to(local.dtype).expand(local.shape[:-1])
         for first, second in rounds(local.shape[-2]):

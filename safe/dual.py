@@ -48,7 +48,10 @@ class Free(NamedTuple):
     def point(self, force: Tensor, level: Tensor | None) -> Tensor:
         """The x with P x + A'y = force and A x = level: (n, batch), (e, batch) -> (n, batch)."""
         x = self.flow(force[:, None])[:, 0]
-        return x if self.lift is None else x + apply(self.lift, level)
+        if self.lift is None:
+            return x
+        assert level is not None  # what A x is to be
+        return x + apply(self.lift, level)
 
     def pull(self, force: Tensor, x: Tensor) -> Tensor | None:
         """The y of the same equations (e, batch)."""
@@ -102,6 +105,7 @@ class Solved(NamedTuple):
         violation = (-slack).amax(0).clamp_min(0.0)
         pull = self.free.curve(self.x) + q + apply(transposed(self.G), self.multipliers)
         if self.equality is not None:
+            assert self.free.A is not None and b is not None
             pull = pull + apply(transposed(self.free.A), self.equality)
             violation = torch.maximum(violation, (apply(self.free.A, self.x) - b).abs().amax(0))
         pull = pull.abs().amax(0)
@@ -156,6 +160,7 @@ def _refined(solved: Solved, q: Tensor, h: Tensor, b: Tensor | None) -> Solved:
     pull = -q - apply(transposed(G), solved.multipliers)
     force, level = pull - free.curve(solved.x), None
     if free.A is not None:
+        assert solved.equality is not None and b is not None
         force = force - apply(transposed(free.A), solved.equality)
         level = b - apply(free.A, solved.x)
     x = solved.x + free.point(force, level)

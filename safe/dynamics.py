@@ -69,8 +69,9 @@ class Dynamics:
 
     def over(self, dimensions: tuple[int, ...]) -> Dynamics:
         """The same for points that hold only these features, in this order."""
-        kept = (tuple(map(dimensions.index, d)) for d in (self.positions, self.velocities, self.actions))
-        return Dynamics(*kept, self.dt, self.motion)
+        own = (self.positions, self.velocities, self.actions)
+        positions, velocities, actions = (tuple(map(dimensions.index, d)) for d in own)
+        return Dynamics(positions, velocities, actions, self.dt, self.motion)
 
     def agree(self, before: Tensor, after: Tensor, movable: Tensor | None = None) -> Tensor:
         """`after` (..., time, agent, D) with velocities and actions moved as its positions were moved from `before`.
@@ -87,18 +88,18 @@ class Dynamics:
         result = _replace(after, self.velocities, _select(after, self.velocities) + faster)
         if self.motion is None or not self.actions:
             return result
-        change = self._push(moved, faster)
+        change = _push(self.motion, moved, faster)
         action = _select(after, self.actions)
         new = torch.where(change == 0, action, (action + change).clamp(-1, 1))
         return _replace(result, self.actions, new)
 
-    def _push(self, moved: Tensor, faster: Tensor) -> Tensor:
-        """Change of the actions (..., time, agent, action) for displacements and changes of velocity; 0 at the end."""
-        free = torch.cat([moved, faster], dim=-1) @ self.motion.velocity.to(moved).T
-        missing = faster[..., 1:, :, :] - free[..., :-1, :, :]
-        push = missing @ self.motion.push.to(moved).T
-        return torch.cat([push, torch.zeros_like(push[..., :1, :, :])], dim=-3)
 
+def _push(motion: LinearMotion, moved: Tensor, faster: Tensor) -> Tensor:
+    """Change of the actions (..., time, agent, action) for displacements and changes of velocity; 0 at the end."""
+    free = torch.cat([moved, faster], dim=-1) @ motion.velocity.to(moved).T
+    missing = faster[..., 1:, :, :] - free[..., :-1, :, :]
+    push = missing @ motion.push.to(moved).T
+    return torch.cat([push, torch.zeros_like(push[..., :1, :, :])], dim=-3)
 
 def dynamics_of(names: Sequence[str], dt: float = 1.0, motion: LinearMotion | None = None) -> Dynamics:
     """Positions are the names that have a velocity of the same name after a v (x and vx); actions action_0, ...

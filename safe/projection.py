@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from safe import two_rows
@@ -37,19 +38,19 @@ class ProjectionInfo:
     falls short of the margin, in its own units, 0 where none does; iterations: rounds over the sets.
     """
 
-    feasible: Tensor
-    violation_before: Tensor
-    violation_after: Tensor
+    feasible: Bool[Tensor, "*points"]
+    violation_before: Float[Tensor, "*points"]
+    violation_after: Float[Tensor, "*points"]
     iterations: int
 
 
 def project(
-    points: Tensor,
+    points: Float[Tensor, "*points D"],
     sets: Sequence[SafeSet],
     margin: float = 0.0,
     time: Time = 0.0,
-    movable: Tensor | None = None,
-) -> tuple[Tensor, ProjectionInfo]:
+    movable: Bool[Tensor, "*#points"] | None = None,
+) -> tuple[Float[Tensor, "*points D"], ProjectionInfo]:
     """Move points (..., D), or (..., agent, D) with pairwise distances, to where every barrier is at least `margin`.
 
     Real units, float32 or float64. Points that are safe come back bit for bit, and so do those that are not `movable`
@@ -81,12 +82,16 @@ def project(
     return found, ProjectionInfo(after <= tolerance(points), before, after, iterations)
 
 
-def violation(points: Tensor, sets: Sequence[SafeSet], margin: float = 0.0, time: Time = 0.0) -> Tensor:
+def violation(
+    points: Float[Tensor, "*points D"], sets: Sequence[SafeSet], margin: float = 0.0, time: Time = 0.0
+) -> Float[Tensor, "*points"]:
     """How far the worst barrier falls short of the margin (...), 0 where none does; NaN for points that are NaN."""
     return (margin - least_barrier(points, sets, time)).clamp(min=0)
 
 
-def least_barrier(points: Tensor, sets: Sequence[SafeSet], time: Time = 0.0) -> Tensor:
+def least_barrier(
+    points: Float[Tensor, "*points D"], sets: Sequence[SafeSet], time: Time = 0.0
+) -> Float[Tensor, "*points"]:
     """The smallest barrier value of all sets (...); infinite where no set says anything."""
     nothing = points.sum(-1, keepdim=True) * 0 + torch.inf
     return torch.cat([nothing, *(s.b(points, time) for s in sets)], dim=-1).amin(-1)
@@ -149,7 +154,9 @@ def _round(points: Tensor, sets: Sequence[SafeSet], margin: float, time: Time) -
     return points, movers
 
 
-def nearly_project(points: Tensor, sets: Sequence[SafeSet], margin: float = 0.0, time: Time = 0.0) -> Tensor:
+def nearly_project(
+    points: Float[Tensor, "*points D"], sets: Sequence[SafeSet], margin: float = 0.0, time: Time = 0.0
+) -> Float[Tensor, "*points D"]:
     """A cheap step in place of `project` where it is repeated: safe points stay, others leave each set in turn.
 
     Convex sets and pairwise distances as in `project`; obstacles by their linearisation, a little further than needed.
@@ -172,7 +179,10 @@ def _step_out(points: Tensor, obstacle: SafeSet, margin: float, time: Time) -> T
     return push_out(points, [obstacle.linearise(points, time)], margin + tolerance(points) / 10)
 
 
-def push_out(points: Tensor, rows: Sequence[Rows], margin: float, seen_from: Tensor | None = None) -> Tensor:
+def push_out(
+    points: Float[Tensor, "*points D"], rows: Sequence[Rows], margin: float,
+    seen_from: Float[Tensor, "*#points D"] | None = None,
+) -> Float[Tensor, "*points D"]:  # fmt: skip
     """Points moved along the gradient of their deepest barrier until its linearisation reaches the margin.
 
     rows: of sets that no pair of agents shares, linearised at `seen_from`, else at the points themselves.

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from madiff.interfaces import UserError
@@ -25,7 +26,7 @@ PIVOTED = 20  # most rows for which pivoting on (rows x rows) tableaus is the fa
 class QPSolution(NamedTuple):
     """What `solve` returns, per problem.
 
-    x (..., n) and multipliers (..., m) >= 0 of the rows of G: both differentiable.
+    x (..., n), or (..., N, d) of N robots, and multipliers (..., m) >= 0 of the rows of G: both differentiable.
     feasible (...,) bool: whether a point meets all rows. Where none does, x has the least sum of squared violations
     (rows at unit length in the metric of P^-1 on the null space of A, or in the Euclidean one for the interior point)
     and, among those, the least objective, up to 1e-7 of the violation; its multipliers are huge and mean nothing.
@@ -34,20 +35,20 @@ class QPSolution(NamedTuple):
     violation (...,): largest entry of Gx - h and |Ax - b|, 0 where all rows hold.
     """
 
-    x: Tensor
-    multipliers: Tensor
-    feasible: Tensor
-    residual: Tensor
-    violation: Tensor
+    x: Float[Tensor, "*batch n"] | Float[Tensor, "*batch N d"]
+    multipliers: Float[Tensor, "*batch m"]
+    feasible: Bool[Tensor, "*batch"]
+    residual: Float[Tensor, "*batch"]
+    violation: Float[Tensor, "*batch"]
 
 
 def solve(
-    P: Tensor | None,
-    q: Tensor,
-    G: Tensor,
-    h: Tensor,
-    A: Tensor | None = None,
-    b: Tensor | None = None,
+    P: Float[Tensor, "*#batch n n"] | None,
+    q: Float[Tensor, "*#batch n"],
+    G: Float[Tensor, "*#batch m n"],
+    h: Float[Tensor, "*#batch m"],
+    A: Float[Tensor, "*#batch e n"] | None = None,
+    b: Float[Tensor, "*#batch e"] | None = None,
     *,
     method: str = "auto",
     steps: int | None = None,
@@ -108,13 +109,13 @@ def _flattened(*tensors: Tensor | None) -> tuple[tuple[int, ...], list[Tensor | 
     return tuple(shape), flat
 
 
-def _last(tensor: Tensor | None) -> Tensor | None:
+def _last(tensor: Tensor) -> Tensor:
     """Batch first to batch last, in float64."""
-    return None if tensor is None else tensor.detach().double().movedim(0, -1).contiguous()
+    return tensor.detach().double().movedim(0, -1).contiguous()
 
 
-def _first(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.movedim(-1, 0)
+def _first(tensor: Tensor) -> Tensor:
+    return tensor.movedim(-1, 0)
 
 
 class _QP(torch.autograd.Function):
@@ -144,16 +145,17 @@ class _QP(torch.autograd.Function):
         solved = ctx.solved
         dx, dm = dx.double(), dm.double()
         if ctx.active_set:
-            solution = (_first(t) for t in (solved.x, solved.multipliers, solved.equality))
-            adjoint = (_first(t) for t in solved.adjoint(_last(dx), _last(dm), None))
+            a, b, c = solved.adjoint(_last(dx), _last(dm), None)
+            x, multipliers, a, b = (_first(t) for t in (solved.x, solved.multipliers, a, b))
+            equality, c = (None if t is None else _first(t) for t in (solved.equality, c))
         else:
-            solution = (solved.x, solved.multipliers * ctx.scale, solved.equality)
             a, b, c = solved.adjoint(dx, dm * ctx.scale, None)
-            adjoint = (a, b * ctx.scale, c)
-        grads = gradients(*solution, *adjoint, *(ctx.needs_input_grad[i] for i in (0, 2, 4)))
+            x, multipliers, equality, b = solved.x, solved.multipliers * ctx.scale, solved.equality, b * ctx.scale
+        P, G, A = (ctx.needs_input_grad[i] for i in (0, 2, 4))
+        grads = gradients(x, multipliers, equality, a, b, c, P, G, A)
         for i, kept in zip((0, 2, 4), ctx.inputs, strict=True):
-            if grads[i] is not None and kept is not None and kept[1] == 1:
-                grads[i] = grads[i].sum(0, keepdim=True)
+            if (grad := grads[i]) is not None and kept is not None and kept[1] == 1:
+                grads[i] = grad.sum(0, keepdim=True)
         cast = [
             g.to(t) if g is not None and t is not None else None for g, t in zip(grads, ctx.types, strict=True)
         ]
@@ -168,10 +170,14 @@ def gradients(
 
     x, a (batch, n); multipliers, b (batch, m); equality, c (batch, e) or None. P, G, A: whether they are wanted.
     """
-    outer = a[..., :, None] * x[..., None, :] if P else None
-    dP = -0.5 * (outer + outer.mT) if P else None
-    dG = -(multipliers[..., None] * a[..., None, :] + b[..., None] * x[..., None, :]) if G else None
-    dA = -(equality[..., None] * a[..., None, :] + c[..., None] * x[..., None, :]) if A and c is not None else None
+    dP = dG = dA = None
+    if P:
+        outer = a[..., :, None] * x[..., None, :]
+        dP = -0.5 * (outer + outer.mT)
+    if G:
+        dG = -(multipliers[..., None] * a[..., None, :] + b[..., None] * x[..., None, :])
+    if A and equality is not None and c is not None:
+        dA = -(equality[..., None] * a[..., None, :] + c[..., None] * x[..., None, :])
     return [dP, -a, dG, b, dA, c]
 
 
@@ -181,7 +187,8 @@ Result = tuple[Any, Tensor | None, Tensor, Tensor, Tensor, Tensor]
 def _by_active_set(
     P: Tensor | None, q: Tensor, G: Tensor, h: Tensor, A: Tensor | None, b: Tensor | None, steps: int | None
 ) -> Result:
-    P, q, G, h, A, b = map(_last, (P, q, G, h, A, b))
+    q, G, h = map(_last, (q, G, h))
+    P, A, b = (None if t is None else _last(t) for t in (P, A, b))
     solved = dual.solve(P, q, G, h, A, b, steps)
     return solved, None, _first(solved.x), _first(solved.multipliers), *solved.measured(q, h, b)
 
@@ -189,10 +196,11 @@ def _by_active_set(
 def _by_interior(
     P: Tensor | None, q: Tensor, G: Tensor, h: Tensor, A: Tensor | None, b: Tensor | None, steps: int | None
 ) -> Result:
-    P, q, G, h, A, b = (None if t is None else t.detach().double() for t in (P, q, G, h, A, b))
+    q, G, h = (t.detach().double() for t in (q, G, h))
+    P, A, b = (None if t is None else t.detach().double() for t in (P, A, b))
     n = q.shape[-1]
     P = torch.eye(n, dtype=q.dtype, device=q.device)[None] if P is None else P
-    A, b = (q.new_zeros(1, 0, n), q.new_zeros(len(q), 0)) if A is None else (A, b)
+    A, b = (q.new_zeros(1, 0, n), q.new_zeros(len(q), 0)) if A is None or b is None else (A, b)
     rows, scale = interior.DenseRows(G).scaled()
     problem = interior.Problem(P, q, rows, h * scale, interior.DenseRows(A), b)
     solved = interior.solve(problem, interior.STEPS if steps is None else steps)

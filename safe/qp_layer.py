@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import cvxpy as cp
 import numpy as np
 import torch
+from cvxpy.error import DCPError, SolverError
 from cvxpylayers.interfaces.base import SolverInterface
-from cvxpylayers.torch import CvxpyLayer
+from cvxpylayers.torch import CvxpyLayer  # pyright: ignore[reportPrivateImportUsage]  # public, but in no __all__
 from torch import Tensor
 
 from madiff.interfaces import UserError
@@ -59,6 +60,7 @@ class BatchedQPSolver(SolverInterface):
 
     canon_solver = "CLARABEL"
     supports_quad_obj = True
+    _linear: Places  # from `setup` on
 
     def __init__(self, method: str = "auto") -> None:
         if method not in METHODS:
@@ -67,11 +69,10 @@ class BatchedQPSolver(SolverInterface):
         self.last_feasible: Tensor | None = None
         self.last_violation: Tensor | None = None
         self._quadratic: Places | None = None
-        self._linear: Places | None = None
 
     def setup(self, ctx: Any) -> None:
         """Read the problem's structure; called once by `CvxpyLayer`. UserError where it is no quadratic program."""
-        if self._linear is not None:
+        if hasattr(self, "_linear"):
             raise UserError("this solver already serves a layer", "safe.qp_layer", "one BatchedQPSolver per layer")
         cones = ctx.cone_dims
         others = [name for name in ("soc", "psd", "exp", "p3d", "pnd") if getattr(cones, name, None)]
@@ -81,8 +82,8 @@ class BatchedQPSolver(SolverInterface):
         self._equalities = int(cones.zero)
         self._linear = _places(ctx.reduced_A.problem_data_index)
         index = ctx.reduced_P.problem_data_index
-        self._quadratic = None if index is None else _places(index)
-        self._triangle = index is not None and not bool((self._quadratic.rows > self._quadratic.columns).any())
+        self._quadratic = quadratic = None if index is None else _places(index)
+        self._triangle = quadratic is not None and not bool((quadratic.rows > quadratic.columns).any())
         self._slots, self._columns = self._sparse_structure()
         self._small = self.method == "active-set"
         if self.method == "auto":
@@ -135,8 +136,8 @@ class BatchedQPSolver(SolverInterface):
         else:
             solution = self._sparse(quadratic, force, A.T.double())
         self.last_feasible, self.last_violation = solution.feasible, solution.violation
-        multipliers = solution.multipliers[:rows]
-        dual_values = multipliers if e == 0 else torch.cat((solution.equality, multipliers))
+        equality, multipliers = solution.equality, solution.multipliers[:rows]
+        dual_values = multipliers if e == 0 or equality is None else torch.cat((equality, multipliers))
         primal = solution.x.T.to(q.dtype, copy=True, memory_format=torch.contiguous_format)
         return primal, dual_values.T.to(q.dtype).contiguous(), (solution, q.dtype)
 
@@ -224,7 +225,7 @@ class _Solution(NamedTuple):
     equality: Tensor | None
     feasible: Tensor
     violation: Tensor
-    adjoint: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    adjoint: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
 
 
 def _interior(
@@ -232,9 +233,9 @@ def _interior(
 ) -> _Solution:
     """The interior point for tensors with the batch last."""
     rows, scale = rows.scaled()
-    A = interior.DenseRows(q.new_zeros(1, 0, len(q)) if A is None else A.movedim(-1, 0))
+    equalities = interior.DenseRows(q.new_zeros(1, 0, len(q)) if A is None else A.movedim(-1, 0))
     b = q.new_zeros(q.shape[1], 0) if b is None else b.T
-    solved = interior.solve(interior.Problem(P.movedim(-1, 0), q.T, rows, h.T * scale, A, b))
+    solved = interior.solve(interior.Problem(P.movedim(-1, 0), q.T, rows, h.T * scale, equalities, b))
 
     def adjoint(dx: Tensor, dm: Tensor, de: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, b, c = solved.adjoint(dx.T, dm.T * scale, de.T)
@@ -265,7 +266,7 @@ def layer(
         return CvxpyLayer(problem, list(parameters), list(variables), solver=BatchedQPSolver(method))
     except UserError:
         raise
-    except (ValueError, NotImplementedError, cp.error.DCPError, cp.error.SolverError) as error:
+    except (ValueError, NotImplementedError, DCPError, SolverError) as error:
         allowed = "a convex quadratic objective, linear constraints, and all of the problem's parameters"
         raise UserError(str(error).splitlines()[0], "safe.qp_layer", allowed) from error
 

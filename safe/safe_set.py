@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from safe.constants import indices, like
@@ -22,8 +23,8 @@ class Rows(NamedTuple):
     depth (rows,): how far below zero the barrier can fall, infinite where that has no end.
     """
 
-    b: Tensor
-    gradient: Tensor
+    b: Float[Tensor, "*points rows"]
+    gradient: Float[Tensor, "*points rows D"]
     share: tuple[float, ...]
     depth: tuple[float, ...]
 
@@ -44,11 +45,11 @@ class SafeSet(ABC):
         """How far below zero a barrier can fall; infinite where that has no end."""
         return math.inf
 
-    def b(self, points: Tensor, time: Time = 0.0) -> Tensor:
+    def b(self, points: Float[Tensor, "*points D"], time: Time = 0.0) -> Float[Tensor, "*points rows"]:
         """Barrier values (..., rows), >= 0 where the point is safe."""
         return self.barriers(self.local(points, time))
 
-    def linearise(self, points: Tensor, time: Time = 0.0) -> Rows:
+    def linearise(self, points: Float[Tensor, "*points D"], time: Time = 0.0) -> Rows:
         """Barriers and gradients at the points.
 
         A gradient that vanishes, as at the centre of an obstacle, is replaced by one along a fixed axis, and a small
@@ -59,7 +60,9 @@ class SafeSet(ABC):
         n = b.shape[-1]
         return Rows(b, self.spread(self.gradients(local), points), (1.0,) * n, (self.depth,) * n)
 
-    def project(self, points: Tensor, margin: float = 0.0, time: Time = 0.0) -> Tensor:
+    def project(
+        self, points: Float[Tensor, "*points D"], margin: float = 0.0, time: Time = 0.0
+    ) -> Float[Tensor, "*points D"]:
         """The nearest points with b >= margin; safe points come back bit for bit."""
         local = self.local(points, time)
         safe = (self.barriers(local) >= margin).all(-1, keepdim=True)
@@ -74,20 +77,20 @@ class SafeSet(ABC):
     # What a kind of set has to say, of local points (..., d): its own features, relative to where the set is.
 
     @abstractmethod
-    def barriers(self, local: Tensor) -> Tensor:
+    def barriers(self, local: Float[Tensor, "*points d"]) -> Float[Tensor, "*points rows"]:
         """(..., d) -> (..., rows)."""
 
     @abstractmethod
-    def gradients(self, local: Tensor) -> Tensor:
+    def gradients(self, local: Float[Tensor, "*points d"]) -> Float[Tensor, "*points rows d"]:
         """(..., d) -> (..., rows, d)."""
 
     @abstractmethod
-    def nearest(self, local: Tensor, margin: float) -> Tensor:
+    def nearest(self, local: Float[Tensor, "*points d"], margin: float) -> Float[Tensor, "*points d"]:
         """(..., d) -> (..., d): the nearest safe point of a point that is not safe."""
 
     # Between all features of a point and those of the set.
 
-    def local(self, points: Tensor, time: Time = 0.0) -> Tensor:
+    def local(self, points: Float[Tensor, "*points D"], time: Time = 0.0) -> Float[Tensor, "*points d"]:
         own = points if self.dimensions is None else points.index_select(-1, indices(self.dimensions, points))
         return own if self.velocity is None else own - self.shift(points, time)
 
@@ -98,13 +101,17 @@ class SafeSet(ABC):
         velocity = like(self.velocity, points)
         return (time[..., None] if isinstance(time, Tensor) else time) * velocity
 
-    def insert(self, points: Tensor, own: Tensor) -> Tensor:
+    def insert(
+        self, points: Float[Tensor, "*points D"], own: Float[Tensor, "*points d"]
+    ) -> Float[Tensor, "*points D"]:
         """points with the set's features replaced."""
         if self.dimensions is None:
             return own
         return points.index_copy(-1, indices(self.dimensions, points), own)
 
-    def spread(self, gradient: Tensor, points: Tensor) -> Tensor:
+    def spread(
+        self, gradient: Float[Tensor, "*points rows d"], points: Float[Tensor, "*points D"]
+    ) -> Float[Tensor, "*points rows D"]:
         """Gradients over the set's features (..., rows, d) as gradients over all features (..., rows, D)."""
         if self.dimensions is None:
             return gradient
@@ -112,7 +119,7 @@ class SafeSet(ABC):
         return whole.index_copy(-1, indices(self.dimensions, points), gradient)
 
 
-def direction(u: Tensor, axis: int) -> Tensor:
+def direction(u: Float[Tensor, "*points d"], axis: int) -> Float[Tensor, "*points d"]:
     """u (..., d) at length 1; along an axis where it vanishes."""
     norm = u.norm(dim=-1, keepdim=True)
     least = torch.finfo(u.dtype).tiny ** 0.5
@@ -120,7 +127,9 @@ def direction(u: Tensor, axis: int) -> Tensor:
     return torch.where(norm > least, u / norm.clamp(min=least), fixed)
 
 
-def lengthened(gradient: Tensor, axis: int, floor: Tensor | float) -> Tensor:
+def lengthened(
+    gradient: Float[Tensor, "*points d"], axis: int, floor: Tensor | float
+) -> Float[Tensor, "*points d"]:
     """Gradients (..., d) at least `floor` long, 1 / (largest radius) for curves; along `axis` where they vanish.
 
     Inside of a unit circle 1 is the length at half its radius. From there inwards a step that meets the linear

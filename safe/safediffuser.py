@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from madiff.diffusion.parametrization import Prediction
@@ -36,7 +37,7 @@ BACKENDS = ("torch", "cvxpylayers")
 RELAXED_SHARE = 10 / 256  # of the steps, at the end, in which the relaxed form has no slack (released code)
 
 
-def linearise(sets: Sequence[SafeSet], points: Tensor, time: Time) -> Rows:
+def linearise(sets: Sequence[SafeSet], points: Float[Tensor, "*points D"], time: Time) -> Rows:
     """The rows of all sets, one after the other."""
     rows = [s.linearise(points, time) for s in sets]
     b, gradient = torch.cat([r.b for r in rows], -1), torch.cat([r.gradient for r in rows], -2)
@@ -44,8 +45,12 @@ def linearise(sets: Sequence[SafeSet], points: Tensor, time: Time) -> Rows:
 
 
 def nearest_change(
-    reference: Tensor, gradient: Tensor, bound: Tensor, slack: float = 0.0, backend: str = "torch"
-) -> Tensor:
+    reference: Float[Tensor, "*points D"],
+    gradient: Float[Tensor, "*points rows D"],
+    bound: Float[Tensor, "*points rows"],
+    slack: float = 0.0,
+    backend: str = "torch",
+) -> Float[Tensor, "*points D"]:
     """The d nearest to `reference` (..., D) with gradient . d + bound >= slack r, |r|^2 paid beside the distance.
 
     gradient (..., rows, D), bound (..., rows). Rows that contradict each other are violated little. Changes that meet

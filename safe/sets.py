@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from safe.constants import indices, like
@@ -35,13 +36,13 @@ class HalfSpace(SafeSet):
     normal: tuple[float, ...]
     offset: float
 
-    def barriers(self, local: Tensor) -> Tensor:
+    def barriers(self, local: Float[Tensor, "*points d"]) -> Float[Tensor, "*points rows"]:
         return self.offset - (local * like(self.normal, local)).sum(-1, keepdim=True)
 
-    def gradients(self, local: Tensor) -> Tensor:
+    def gradients(self, local: Float[Tensor, "*points d"]) -> Float[Tensor, "*points rows d"]:
         return -like(self.normal, local).expand(*local.shape[:-1], 1, -1)
 
-    def nearest(self, local: Tensor, margin: float) -> Tensor:
+    def nearest(self, local: Float[Tensor, "*points d"], margin: float) -> Float[Tensor, "*points d"]:
         normal = like(self.normal, local)
         missing = (margin - self.barriers(local)).clamp(min=0)
         return local - missing * (normal / normal.square().sum())
@@ -71,20 +72,21 @@ class Box(SafeSet):
     @property
     def bounded(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The dimensions that have a lower, and an upper, bound."""
-        return tuple(tuple(i for i, v in enumerate(bound) if math.isfinite(v)) for bound in (self.low, self.high))
+        low, high = (tuple(i for i, v in enumerate(bound) if math.isfinite(v)) for bound in (self.low, self.high))
+        return low, high
 
-    def barriers(self, local: Tensor) -> Tensor:
+    def barriers(self, local: Float[Tensor, "*points d"]) -> Float[Tensor, "*points rows"]:
         below, above = (indices(bounded, local) for bounded in self.bounded)
         low, high = like(self.low, local), like(self.high, local)
         return torch.cat([(local - low).index_select(-1, below), (high - local).index_select(-1, above)], dim=-1)
 
-    def gradients(self, local: Tensor) -> Tensor:
+    def gradients(self, local: Float[Tensor, "*points d"]) -> Float[Tensor, "*points rows d"]:
         d, (below, above) = local.shape[-1], self.bounded
         signed = [(i, 1.0) for i in below] + [(i, -1.0) for i in above]
         rows = tuple(tuple(sign if j == i else 0.0 for j in range(d)) for i, sign in signed)
         return like(rows, local).expand(*local.shape[:-1], len(rows), d)
 
-    def nearest(self, local: Tensor, margin: float) -> Tensor:
+    def nearest(self, local: Float[Tensor, "*points d"], margin: float) -> Float[Tensor, "*points d"]:
         bounds = [(low + margin, high - margin) for low, high in zip(self.low, self.high, strict=True)]
         # Where a margin leaves nothing of a dimension, its middle violates least.
         bounds = [((a + b) / 2, (a + b) / 2) if a > b else (a, b) for a, b in bounds]
@@ -109,17 +111,17 @@ class Superellipse(SafeSet):
     def depth(self) -> float:
         return 1.0 if self.outside else math.inf
 
-    def level(self, local: Tensor) -> Tensor:
+    def level(self, local: Float[Tensor, "*points d"]) -> Float[Tensor, "*points 1"]:
         """sum |(p - c) / r|^power: (..., d) -> (..., 1)."""
         return raised(self.unit(local).abs(), self.power).sum(-1, keepdim=True)
 
-    def unit(self, local: Tensor) -> Tensor:
+    def unit(self, local: Float[Tensor, "*points d"]) -> Float[Tensor, "*points d"]:
         return (local - like(self.center, local)) / like(self.radii, local)
 
-    def barriers(self, local: Tensor) -> Tensor:
+    def barriers(self, local: Float[Tensor, "*points d"]) -> Float[Tensor, "*points rows"]:
         return self.level(local) - 1 if self.outside else 1 - self.level(local)
 
-    def gradients(self, local: Tensor) -> Tensor:
+    def gradients(self, local: Float[Tensor, "*points d"]) -> Float[Tensor, "*points rows d"]:
         unit, radii = self.unit(local), like(self.radii, local)
         gradient = self.power * raised(unit.abs(), self.power - 1) * unit.sign() / radii
         if not self.outside:
@@ -132,7 +134,7 @@ class Superellipse(SafeSet):
         level = 1 + margin if self.outside else max(1 - margin, 1e-6)
         return tuple(r * level ** (1 / self.power) for r in self.radii)
 
-    def nearest(self, local: Tensor, margin: float) -> Tensor:
+    def nearest(self, local: Float[Tensor, "*points d"], margin: float) -> Float[Tensor, "*points d"]:
         center = like(self.center, local)
         return center + self.on_curve(local - center, self.scaled(self.rounding(local, margin)))
 
@@ -141,8 +143,9 @@ class Superellipse(SafeSet):
         reach = 1 + max(abs(c) / r for c, r in zip(self.center, self.radii, strict=True))
         return margin + 2 * self.power * reach * torch.finfo(local.dtype).eps
 
-    def on_curve(self, u: Tensor, radii: tuple[float, ...]) -> Tensor:
-        return nearest_on_superellipse(u, radii, self.power)
+    def on_curve(self, u: Float[Tensor, "*points d"], radii: tuple[float, ...]) -> Float[Tensor, "*points d"]:
+        a, b = radii
+        return nearest_on_superellipse(u, (a, b), self.power)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +154,7 @@ class Ellipse(Superellipse):
 
     power: float = field(init=False, default=2.0)
 
-    def on_curve(self, u: Tensor, radii: tuple[float, ...]) -> Tensor:
+    def on_curve(self, u: Float[Tensor, "*points d"], radii: tuple[float, ...]) -> Float[Tensor, "*points d"]:
         return nearest_on_ellipse(u, radii)
 
 
@@ -166,7 +169,7 @@ class Ball(Ellipse):
     def __post_init__(self) -> None:
         object.__setattr__(self, "radii", (self.radius,) * len(self.center))
 
-    def on_curve(self, u: Tensor, radii: tuple[float, ...]) -> Tensor:
+    def on_curve(self, u: Float[Tensor, "*points d"], radii: tuple[float, ...]) -> Float[Tensor, "*points d"]:
         return _radial(u, radii[0])
 
 
@@ -185,18 +188,18 @@ class Obstacles(SafeSet):
     def depth(self) -> float:
         return 1.0
 
-    def offsets(self, local: Tensor) -> Tensor:
+    def offsets(self, local: Float[Tensor, "*points d"]) -> Float[Tensor, "*points obstacle d"]:
         """(..., obstacle, d) from every centre."""
         return local[..., None, :] - like(self.centers, local)
 
-    def barriers(self, local: Tensor) -> Tensor:
+    def barriers(self, local: Float[Tensor, "*points d"]) -> Float[Tensor, "*points rows"]:
         return self.offsets(local).square().sum(-1) / like(self.radii, local).square() - 1
 
-    def gradients(self, local: Tensor) -> Tensor:
+    def gradients(self, local: Float[Tensor, "*points d"]) -> Float[Tensor, "*points rows d"]:
         squares = like(tuple(r**2 for r in self.radii), local)[:, None]
         return lengthened(2 * self.offsets(local) / squares, 0, 1 / squares.sqrt())
 
-    def nearest(self, local: Tensor, margin: float) -> Tensor:
+    def nearest(self, local: Float[Tensor, "*points d"], margin: float) -> Float[Tensor, "*points d"]:
         """Out of the obstacle that is entered deepest; the others are left to further sweeps."""
         deepest = self.barriers(local).argmin(-1)
         center = like(self.centers, local)[deepest]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from safe.batches import where_needed
@@ -25,14 +26,14 @@ RELAXATION = 1.6  # of ADMM (Boyd et al. 2011, section 3.4.3)
 
 
 def project_smoothly(
-    points: Tensor,
+    points: Float[Tensor, "*plans T agent D"],
     sets: Sequence[SafeSet],
     margin: float = 0.0,
     time: Time = 0.0,
-    movable: Tensor | None = None,
+    movable: Bool[Tensor, "*#plans #T #agent"] | None = None,
     smoothness: float = 25.0,
     rounds: int = ROUNDS,
-) -> tuple[Tensor, ProjectionInfo]:
+) -> tuple[Float[Tensor, "*plans T agent D"], ProjectionInfo]:
     """Project plans (..., time, agent, D), spreading every displacement e over the waypoints around it.
 
     Minimises |e|^2 + smoothness |e_{k+1} - e_k|^2 under the sets' linearisations, `rounds` times anew, by ADMM (Boyd

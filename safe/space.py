@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from safe.constants import indices
@@ -24,11 +25,16 @@ class Space:
     def __init__(self, layout: PlanLayout, dimensions: tuple[int, ...]) -> None:
         self.layout, self.dimensions = layout, dimensions
 
-    def gather(self, plan: Tensor) -> Tensor:
+    def gather(self, plan: Float[Tensor, "*points feature"]) -> Float[Tensor, "*points dimension"]:
         """(..., feature) normalised -> (..., dimension) real."""
         return self._chosen(self.layout.denormalize(plan))
 
-    def write(self, plan: Tensor, before: Tensor, points: Tensor) -> Tensor:
+    def write(
+        self,
+        plan: Float[Tensor, "*points feature"],
+        before: Float[Tensor, "*points dimension"],
+        points: Float[Tensor, "*points dimension"],
+    ) -> Float[Tensor, "*points feature"]:
         """The plan with `points` (..., dimension) in place of `before`, its own; equal entries stay bit for bit."""
         chosen = indices(self.dimensions, plan)
         real = self.layout.denormalize(plan).index_copy(-1, chosen, points.to(plan.dtype))

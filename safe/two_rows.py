@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 REGULAR = 1e-9  # determinant, relative to the product of the rows' squares, below which two rows count as parallel
@@ -13,11 +14,16 @@ REGULAR = 1e-9  # determinant, relative to the product of the rows' squares, bel
 class Nearest(NamedTuple):
     """x (..., D); feasible (...): whether the rows can be met together (always, where there is slack)."""
 
-    x: Tensor
-    feasible: Tensor
+    x: Float[Tensor, "*batch D"]
+    feasible: Bool[Tensor, "*batch"]
 
 
-def solve(reference: Tensor, rows: Tensor, bound: Tensor, slack: float = 0.0) -> Nearest:
+def solve(
+    reference: Float[Tensor, "*#batch D"],
+    rows: Float[Tensor, "*#batch rows D"],
+    bound: Float[Tensor, "*#batch rows"],
+    slack: float = 0.0,
+) -> Nearest:
     """min |x - reference|^2 + |r|^2 with rows x <= bound + slack r (arXiv 2306.00148, section 3; one r per row).
 
     reference (..., D); rows (..., 1 or 2, D); bound (..., 1 or 2); slack >= 0, 0 for hard rows. The classic

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from madiff.data.store import EpisodeStore, ranges
@@ -33,11 +34,11 @@ class Violations:
     NaN counts as unsafe, with a barrier of minus infinity.
     """
 
-    least: Tensor
-    least_between: Tensor
-    unsafe: Tensor
-    least_clamped: Tensor
-    unsafe_clamped: Tensor
+    least: Float[Tensor, "n sets"]
+    least_between: Float[Tensor, "n sets"]
+    unsafe: Float[Tensor, " n"]
+    least_clamped: Float[Tensor, " n"]
+    unsafe_clamped: Int64[Tensor, " n"]
 
     def summary(self) -> dict[str, float]:
         """Means over trajectories, as plain numbers; empty where there is no trajectory or no set."""
@@ -56,11 +57,11 @@ class Violations:
 
 
 def measure(
-    points: Tensor,
+    points: Float[Tensor, "n T agent D"],
     sets: Sequence[SafeSet],
     time: Time = 0.0,
-    valid: Tensor | None = None,
-    clamped: Tensor | None = None,
+    valid: Bool[Tensor, "n T"] | None = None,
+    clamped: Bool[Tensor, "#n #T #agent"] | None = None,
     between: int = 4,
 ) -> Violations:
     """Barriers of trajectories (n, time, agent, D) in real units.
@@ -113,7 +114,9 @@ def _between(points: Tensor, sets: Sequence[SafeSet], time: Tensor, free: Tensor
     return least
 
 
-def trapped(positions: Tensor, threshold: float = TRAP, valid: Tensor | None = None) -> Tensor:
+def trapped(
+    positions: Float[Tensor, "n T agent d"], threshold: float = TRAP, valid: Bool[Tensor, "n T"] | None = None
+) -> Bool[Tensor, " n"]:
     """(n,) bool: whether some agent's consecutive waypoints are further apart than the threshold.
 
     positions (n, time, agent, d), scaled to [-1, 1] over the data; the trap rate is the mean. valid (n, time) bool.
@@ -125,8 +128,8 @@ def trapped(positions: Tensor, threshold: float = TRAP, valid: Tensor | None = N
 
 
 def of_plans(
-    plans: Tensor, sets: Sequence[SafeSet], layout: PlanLayout, positions: Sequence[int] = (), start: Time = 0.0,
-    known: Tensor | None = None, between: int = 4,
+    plans: Float[Tensor, "n T agent feature"], sets: Sequence[SafeSet], layout: PlanLayout,
+    positions: Sequence[int] = (), start: Time = 0.0, known: Tensor | None = None, between: int = 4,
 ) -> dict[str, Any]:  # fmt: skip
     """Violations and trap rate of normalised plans (n, time, agent, feature), from the waypoint now on.
 

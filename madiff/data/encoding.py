@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from madiff.data.normalizers import make_normalizer
@@ -23,11 +24,11 @@ class ObservationEncoder(nn.Module):
     def fit(self, store: EpisodeStore) -> None:
         self.normalizer.fit(store.observations.flatten(0, -2))
 
-    def encode(self, observations: Tensor) -> Tensor:
+    def encode(self, observations: Float[Tensor, "*rows agent O"]) -> Float[Tensor, "*rows agent agent+O"]:
         identity = torch.eye(self.agents, device=observations.device, dtype=observations.dtype)
         identity = identity.expand(*observations.shape[:-1], self.agents)
         return torch.cat([identity, self.normalizer.normalize(observations)], dim=-1)
 
-    def decode(self, features: Tensor) -> Tensor:
+    def decode(self, features: Float[Tensor, "*rows features"]) -> Float[Tensor, "*rows O"]:
         """(..., agents + O) -> (..., O) in the environment's units."""
         return self.normalizer.denormalize(features[..., self.agents :])

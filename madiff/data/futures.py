@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from madiff.data.store import EpisodeStore
 from madiff.data.windows import WindowSampler
 
 
-def geometric_distances(share: Tensor, discount: float) -> Tensor:
+def geometric_distances(share: Float[Tensor, "*rows"], discount: float) -> Int64[Tensor, "*rows"]:
     """Distances k >= 1 (...) int64 with P(k) = (1 - discount) discount^(k - 1), for shares uniform in [0, 1).
 
     The inverse of P(distance <= k) = 1 - discount^k. Raises ValueError for a discount outside [0, 1).
@@ -42,7 +43,9 @@ class FutureSampler:
         share = torch.rand(len(batch["time"]), generator=generator, device=generator.device, dtype=torch.float64)
         return batch | self.ahead(batch["episode"], batch["time"], share.to(batch["time"].device))
 
-    def ahead(self, episode: Tensor, time: Tensor, share: Tensor) -> dict[str, Tensor]:
+    def ahead(
+        self, episode: Int64[Tensor, " B"], time: Int64[Tensor, " B"], share: Float[Tensor, " B"]
+    ) -> dict[str, Tensor]:
         """ahead (B, A, F), distance (B,) int64 >= 1, over (B,) bool; share (B,) in [0, 1) decides the distance."""
         ends, left = self.terminated[episode], self.lengths[episode] - time
         within = 1 - self.discount ** left.double()

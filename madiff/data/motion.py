@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from madiff.data.store import EpisodeStore, ranges
@@ -20,11 +21,10 @@ SMALLEST = 1e-5  # singular value of the standardised inputs, relative to the la
 class Motion(NamedTuple):
     """o' = o state^T + a action^T + constant: (agent, O, O), (agent, O, D), (agent, O), in the environment's units."""
 
-    state: Tensor
-    action: Tensor
-    constant: Tensor
-
-    def free(self, observations: Tensor) -> Tensor:
+    state: Float[Tensor, "agent O O"]
+    action: Float[Tensor, "agent O D"]
+    constant: Float[Tensor, "agent O"]
+    def free(self, observations: Float[Tensor, "*rows agent O"]) -> Float[Tensor, "*rows agent O"]:
         """Where observations (..., agent, O) lead under an action of zero."""
         return torch.einsum("aij,...aj->...ai", self.state, observations) + self.constant
 
@@ -40,6 +40,12 @@ class AffineMotion(nn.Module):
 
     moved (agent, O): root mean square of a step's change; seen: transitions it was measured on, 0 before `fit`.
     """
+
+    state: Tensor
+    action: Tensor
+    constant: Tensor
+    moved: Tensor
+    seen: Tensor
 
     def __init__(self, spec: EnvironmentSpec) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from madiff.interfaces import UserError
@@ -33,7 +34,7 @@ class Normalizer(nn.Module):
         for name, shape in self.shapes.items():
             self.register_buffer(name, torch.zeros(size, *shape))
 
-    def fit(self, x: Tensor) -> Normalizer:
+    def fit(self, x: Float[Tensor, "N O"]) -> Normalizer:
         """Measure x (N, O); raises UserError for another shape, NaN or infinity. Returns itself."""
         if x.ndim != 2 or 0 in x.shape or not bool(torch.isfinite(x).all()):
             raise UserError(f"cannot be fitted to a tensor of shape {tuple(x.shape)}", "normalizer", "finite (N, O)")
@@ -41,14 +42,14 @@ class Normalizer(nn.Module):
             setattr(self, name, values.to(x.device, torch.float32))
         return self
 
-    def measure(self, x: Tensor) -> dict[str, Tensor]:
+    def measure(self, x: Float[Tensor, "N O"]) -> dict[str, Tensor]:
         """The buffers for x (N, O)."""
         return {}
 
-    def normalize(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Float[Tensor, "*rows O"]) -> Float[Tensor, "*rows O"]:
         return x
 
-    def denormalize(self, x: Tensor) -> Tensor:
+    def denormalize(self, x: Float[Tensor, "*rows O"]) -> Float[Tensor, "*rows O"]:
         return x
 
     def unclipped(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
@@ -67,17 +68,19 @@ class Limits(Normalizer):
     """Smallest and largest value seen to -1 and 1; values beyond are clipped."""
 
     shapes = {"low": (), "high": ()}
+    low: Tensor
+    high: Tensor
 
-    def measure(self, x: Tensor) -> dict[str, Tensor]:
+    def measure(self, x: Float[Tensor, "N O"]) -> dict[str, Tensor]:
         low, high = x.amin(0), x.amax(0)
         middle = (low + high) / 2
         still = constant(low, high)
         return {"low": torch.where(still, middle, low), "high": torch.where(still, middle, high)}
 
-    def normalize(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Float[Tensor, "*rows O"]) -> Float[Tensor, "*rows O"]:
         return self._line(x).clamp(-1, 1)
 
-    def denormalize(self, x: Tensor) -> Tensor:
+    def denormalize(self, x: Float[Tensor, "*rows O"]) -> Float[Tensor, "*rows O"]:
         return self._real(x.clamp(-1, 1))
 
     def unclipped(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
@@ -97,17 +100,19 @@ class Gaussian(Normalizer):
     """Zero mean and unit standard deviation; not clipped."""
 
     shapes = {"mean": (), "std": ()}
+    mean: Tensor
+    std: Tensor
 
-    def measure(self, x: Tensor) -> dict[str, Tensor]:
+    def measure(self, x: Float[Tensor, "N O"]) -> dict[str, Tensor]:
         low, high = x.amin(0), x.amax(0)
         still = constant(low, high)
         mean = torch.where(still, (low + high).double() / 2, x.double().mean(0))
         return {"mean": mean, "std": torch.where(still, 0.0, x.double().std(0, correction=0))}
 
-    def normalize(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Float[Tensor, "*rows O"]) -> Float[Tensor, "*rows O"]:
         return torch.where(self.std > 0, (x - self.mean) / torch.where(self.std > 0, self.std, 1.0), 0.0)
 
-    def denormalize(self, x: Tensor) -> Tensor:
+    def denormalize(self, x: Float[Tensor, "*rows O"]) -> Float[Tensor, "*rows O"]:
         return self.mean + self.std * x
 
 
@@ -120,8 +125,10 @@ class CDF(Normalizer):
     """
 
     shapes = {"values": (KNOTS,), "levels": (KNOTS,)}
+    values: Tensor
+    levels: Tensor
 
-    def measure(self, x: Tensor) -> dict[str, Tensor]:
+    def measure(self, x: Float[Tensor, "N O"]) -> dict[str, Tensor]:
         sample = x.cpu().numpy()
         if len(sample) > LARGEST_SAMPLE:
             rows = np.random.default_rng(0).choice(len(sample), LARGEST_SAMPLE)
@@ -129,14 +136,14 @@ class CDF(Normalizer):
         values, levels = zip(*(cdf_knots(column) for column in sample.T), strict=True)
         return {"values": torch.from_numpy(np.stack(values)), "levels": torch.from_numpy(np.stack(levels))}
 
-    def normalize(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Float[Tensor, "*rows O"]) -> Float[Tensor, "*rows O"]:
         return interpolate(x, self.values, self.levels)
 
-    def denormalize(self, x: Tensor) -> Tensor:
+    def denormalize(self, x: Float[Tensor, "*rows O"]) -> Float[Tensor, "*rows O"]:
         return interpolate(x, self.levels, self.values)
 
 
-def constant(low: Tensor, high: Tensor) -> Tensor:
+def constant(low: Float[Tensor, " O"], high: Float[Tensor, " O"]) -> Bool[Tensor, " O"]:
     """Dimensions that vary no more than float32 can tell from rounding."""
     return high - low <= NARROWEST * torch.maximum(low.abs(), high.abs())
 
@@ -163,7 +170,9 @@ def cdf_knots(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.pad(values[chosen], (0, fill), "edge"), np.pad(levels, (0, fill), "edge")
 
 
-def interpolate(x: Tensor, source: Tensor, target: Tensor) -> Tensor:
+def interpolate(
+    x: Float[Tensor, "*rows O"], source: Float[Tensor, "O K"], target: Float[Tensor, "O K"]
+) -> Float[Tensor, "*rows O"]:
     """Piecewise linear map of x (..., O) from the knots source (O, K) to target (O, K), clipped at both ends."""
     columns = x.to(source.dtype).reshape(-1, x.shape[-1]).T.contiguous().clamp(source[:, :1], source[:, -1:])
     upper = torch.searchsorted(source, columns).clamp(1, source.shape[1] - 1)

@@ -20,9 +20,9 @@ from madiff.data.assembly import flatten
 from madiff.data.checks import check_store
 from madiff.interfaces import UserError
 
-OBSERVED = ("observations", "available_actions", "state")  # T + 1 rows per episode
-TAKEN = ("actions", "rewards", "costs")  # T rows per episode
-PER_EPISODE = ("terminated", "truncated", "lengths")
+OBSERVED: tuple[str, ...] = ("observations", "available_actions", "state")  # T + 1 rows per episode
+TAKEN: tuple[str, ...] = ("actions", "rewards", "costs")  # T rows per episode
+PER_EPISODE: tuple[str, ...] = ("terminated", "truncated", "lengths")
 FIELDS = OBSERVED + TAKEN + PER_EPISODE
 
 
@@ -202,7 +202,9 @@ class EpisodeStore:
         digest = hashlib.sha256()
         for name, values in self.tensors.items():
             digest.update(f"{name} {values.dtype} {tuple(values.shape)};".encode())
-            digest.update(memoryview(values.contiguous().numpy()).cast("B"))
+            flat = values.contiguous().numpy()
+            # numpy's stubs know no buffers before Python 3.12
+            digest.update(memoryview(flat).cast("B"))  # pyright: ignore[reportArgumentType]
         return digest.hexdigest()
 
 

@@ -4,14 +4,37 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from typing import Annotated, TypedDict
 
 import torch
+from jaxtyping import Bool, Float, Float32, Int64, Shaped
 from torch import Tensor
 
 from madiff.data.store import EpisodeStore
 from madiff.interfaces import UserError
 
 EXTRAS = ("rewards", "costs", "terminated", "state", "next_available_actions")
+
+
+class Entries(TypedDict, total=False):
+    """What a batch of B windows of k = history + horizon steps may hold; see `WindowSampler.gather`."""
+
+    transition_valid: Bool[Tensor, "B k"]
+    valid: Bool[Tensor, "B k+1"]
+    observations: Float[Tensor, "B k+1 A O"]
+    actions: Int64[Tensor, "B k A"] | Float[Tensor, "B k A D"]
+    available_actions: Bool[Tensor, "B k A n"]
+    next_available_actions: Bool[Tensor, "B k A n"]
+    rewards: Float[Tensor, "B k A"]
+    costs: Float[Tensor, "B k A"]
+    terminated: Bool[Tensor, "B k"]
+    state: Float[Tensor, "B k+1 S"]
+    returns: Float[Tensor, "B A"]
+    episode: Int64[Tensor, " B"]
+    time: Int64[Tensor, " B"]
+
+
+Windows = Annotated[dict[str, Tensor], Entries]
 
 
 class WindowSampler:
@@ -66,7 +89,7 @@ class WindowSampler:
         self.steps = stride * torch.arange(-history, horizon + 1, device=device)
         self.cumulative = None if weights is None else cumulative_weights(store, weights).to(device)
 
-    def sample(self, generator: torch.Generator) -> dict[str, Tensor]:
+    def sample(self, generator: torch.Generator) -> Windows:
         """A random batch, see `gather`; the generator may live on the CPU or on the device."""
         device = generator.device
         if self.cumulative is None:
@@ -87,12 +110,12 @@ class WindowSampler:
         found.batch_size = batch_size
         return found
 
-    def all_windows(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
+    def all_windows(self, batch_size: int) -> Iterator[Windows]:
         """Every window once, in order; the last batch may be smaller."""
         for now in torch.arange(self.transitions, device=self.steps.device).split(batch_size):
             yield self.gather(now)
 
-    def gather(self, now: Tensor) -> dict[str, Tensor]:
+    def gather(self, now: Int64[Tensor, " B"]) -> Windows:
         """The windows around the transitions `now` (B,), with h = history and H = horizon.
 
         observations (B, h+1+H, A, O): index h is now; valid (B, h+1+H) bool. Entries per transition from index i to
@@ -123,7 +146,7 @@ class WindowSampler:
         }
 
 
-def cumulative_weights(store: EpisodeStore, weights: Tensor) -> Tensor:
+def cumulative_weights(store: EpisodeStore, weights: Float[Tensor, " E"]) -> Float[Tensor, " transitions"]:
     """(sum T,) float64 rising to 1: the distribution function of a draw with P(transition) ~ its episode's weight."""
     weights = weights.detach().cpu().double()
     if weights.shape != (store.episodes,) or not bool(torch.isfinite(weights).all() & (weights >= 0).all()):
@@ -134,12 +157,12 @@ def cumulative_weights(store: EpisodeStore, weights: Tensor) -> Tensor:
     return total / total[-1]
 
 
-def take(values: Tensor, rows: Tensor) -> Tensor:
+def take(values: Shaped[Tensor, "N ..."], rows: Int64[Tensor, "*rows"]) -> Tensor:
     """values[rows] with index_select, several times faster than advanced indexing on the CPU."""
     return values.index_select(0, rows.reshape(-1)).reshape(*rows.shape, *values.shape[1:])
 
 
-def returns_to_go(store: EpisodeStore, discount: float = 1.0) -> Tensor:
+def returns_to_go(store: EpisodeStore, discount: float = 1.0) -> Float32[Tensor, "transitions A"]:
     """(sum T, A) float32: sum_k discount^k reward_{t+k} to the end of the episode, for every transition.
 
     By doubling: a sum over 2m steps is the sum over m steps plus discount^m times the one m steps later, so the

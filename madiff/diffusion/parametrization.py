@@ -11,16 +11,19 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from madiff.diffusion.schedule import Level, Schedule
+
+Rows = Float[Tensor, "rows time agent feature"]
 
 
 class Prediction(NamedTuple):
     """What solvers and hooks work with: the clean estimate and the noise estimate, both shaped like x."""
 
-    x0: Tensor
-    eps: Tensor
+    x0: Rows
+    eps: Rows
 
 
 class Parametrization:
@@ -35,7 +38,7 @@ class Parametrization:
                 f"parametrization {name!r} does not fit the schedule {schedule.name!r}; allowed: {allowed}"
             )
 
-    def inputs(self, x: Tensor, level: Level) -> Tensor:
+    def inputs(self, x: Rows, level: Level) -> Rows:
         """x as the network sees it."""
         return x
 
@@ -43,15 +46,15 @@ class Parametrization:
         """The time as the network sees it, a float or tensor like `level.t`."""
         return level.t
 
-    def target(self, x0: Tensor, eps: Tensor, level: Level) -> Tensor:
+    def target(self, x0: Rows, eps: Rows, level: Level) -> Rows:
         """The output a perfect network would give for x_t = alpha x0 + sigma eps."""
         return eps
 
-    def predict(self, out: Tensor, x: Tensor, level: Level) -> Prediction:
+    def predict(self, out: Rows, x: Rows, level: Level) -> Prediction:
         """Clean and noise estimates from the network's output at x_t."""
         return Prediction((x - level.sigma * out) / level.alpha, out)
 
-    def error(self, out: Tensor, x: Tensor, x0: Tensor, eps: Tensor, level: Level) -> Tensor:
+    def error(self, out: Rows, x: Rows, x0: Rows, eps: Rows, level: Level) -> Rows:
         """The residual whose square is the training loss."""
         return out - self.target(x0, eps, level)
 
@@ -65,20 +68,20 @@ class X0(Parametrization):
 
     schedules = ("cosine", "linear", "vp", "flow")
 
-    def target(self, x0: Tensor, eps: Tensor, level: Level) -> Tensor:
+    def target(self, x0: Rows, eps: Rows, level: Level) -> Rows:
         return x0
 
-    def predict(self, out: Tensor, x: Tensor, level: Level) -> Prediction:
+    def predict(self, out: Rows, x: Rows, level: Level) -> Prediction:
         return Prediction(out, (x - level.alpha * out) / level.sigma)
 
 
 class V(Parametrization):
     """Predicts v = alpha eps - sigma x0 (arXiv 2202.00512), on variance-preserving schedules."""
 
-    def target(self, x0: Tensor, eps: Tensor, level: Level) -> Tensor:
+    def target(self, x0: Rows, eps: Rows, level: Level) -> Rows:
         return level.alpha * eps - level.sigma * x0
 
-    def predict(self, out: Tensor, x: Tensor, level: Level) -> Prediction:
+    def predict(self, out: Rows, x: Rows, level: Level) -> Prediction:
         return Prediction(level.alpha * x - level.sigma * out, level.sigma * x + level.alpha * out)
 
 
@@ -87,10 +90,10 @@ class Flow(Parametrization):
 
     schedules = ("cosine", "linear", "vp", "flow")
 
-    def target(self, x0: Tensor, eps: Tensor, level: Level) -> Tensor:
+    def target(self, x0: Rows, eps: Rows, level: Level) -> Rows:
         return eps - x0
 
-    def predict(self, out: Tensor, x: Tensor, level: Level) -> Prediction:
+    def predict(self, out: Rows, x: Rows, level: Level) -> Prediction:
         total = level.alpha + level.sigma
         return Prediction((x - level.sigma * out) / total, (x + level.alpha * out) / total)
 
@@ -104,7 +107,7 @@ class EDM(Parametrization):
         super().__init__(schedule)
         self.sigma_data, self.sigma_min = sigma_data, schedule.t_min
 
-    def inputs(self, x: Tensor, level: Level) -> Tensor:
+    def inputs(self, x: Rows, level: Level) -> Rows:
         return x / (level.sigma**2 + self.sigma_data**2) ** 0.5
 
     def network_time(self, level: Level) -> Any:
@@ -115,11 +118,11 @@ class EDM(Parametrization):
         variance = level.sigma**2 + self.sigma_data**2
         return self.sigma_data**2 / variance, level.sigma * self.sigma_data / variance**0.5
 
-    def target(self, x0: Tensor, eps: Tensor, level: Level) -> Tensor:
+    def target(self, x0: Rows, eps: Rows, level: Level) -> Rows:
         c_skip, c_out = self.coefficients(level)
         return (x0 - c_skip * (x0 + level.sigma * eps)) / c_out
 
-    def predict(self, out: Tensor, x: Tensor, level: Level) -> Prediction:
+    def predict(self, out: Rows, x: Rows, level: Level) -> Prediction:
         c_skip, c_out = self.coefficients(level)
         x0 = c_skip * x + c_out * out
         return Prediction(x0, (x - x0) / level.sigma)
@@ -135,7 +138,7 @@ class Consistency(EDM):
         above, variance = level.sigma - self.sigma_min, level.sigma**2 + self.sigma_data**2
         return self.sigma_data**2 / (above**2 + self.sigma_data**2), self.sigma_data * above / variance**0.5
 
-    def error(self, out: Tensor, x: Tensor, x0: Tensor, eps: Tensor, level: Level) -> Tensor:
+    def error(self, out: Rows, x: Rows, x0: Rows, eps: Rows, level: Level) -> Rows:
         return self.predict(out, x, level).x0 - x0
 
 

@@ -6,16 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from madiff.diffusion.capture import recordable
 from madiff.diffusion.inpainting import Known, make_known, repeat_rows
-from madiff.diffusion.parametrization import Parametrization, Prediction
+from madiff.diffusion.parametrization import Parametrization, Prediction, Rows
 from madiff.diffusion.schedule import Level, Schedule
 from madiff.diffusion.solvers import Solver, State
 
 Condition = dict[str, Tensor]
 Denoiser = Callable[[Tensor, Tensor, Condition], Tensor]
+Times = Float[Tensor, " rows"]
 
 
 class Hook:
@@ -29,21 +31,21 @@ class Hook:
     capturable: bool = True
     """Whether it does tensor work alone, without a look at values, so that a graph of the loop can replay it."""
 
-    def before(self, x: Tensor, t: Tensor, ctx: dict[str, Any]) -> Tensor:
+    def before(self, x: Rows, t: Times, ctx: dict[str, Any]) -> Rows:
         """Change x before the network sees it."""
         return x
 
-    def predict(self, pred: Prediction, x: Tensor, t: Tensor, ctx: dict[str, Any]) -> Prediction:
+    def predict(self, pred: Prediction, x: Rows, t: Times, ctx: dict[str, Any]) -> Prediction:
         """Change the prediction made at x; runs at every network call."""
         return pred
 
     def after(
-        self, x_prev: Tensor, x_next: Tensor, x0_hat: Tensor, t: Tensor, s: Tensor, ctx: dict[str, Any]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self, x_prev: Rows, x_next: Rows, x0_hat: Rows, t: Times, s: Times, ctx: dict[str, Any]
+    ) -> tuple[Rows, dict[str, Tensor]]:
         """Change the result of a step from t to s, and report tensors by name."""
         return x_next, {}
 
-    def final(self, x: Tensor, ctx: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def final(self, x: Rows, ctx: dict[str, Any]) -> tuple[Rows, dict[str, Tensor]]:
         """Change the finished sample, and report tensors by name."""
         return x, {}
 
@@ -51,7 +53,7 @@ class Hook:
 class Sample(NamedTuple):
     """x: (B, T, A, F), or (B, candidates, T, A, F); calls: network calls made; info: what hooks reported, in order."""
 
-    x: Tensor
+    x: Float[Tensor, "B T A F"] | Float[Tensor, "B candidates T A F"]
     calls: int
     info: dict[str, list[Tensor]]
 
@@ -78,8 +80,8 @@ class Sampler:
         candidates: int = 1,
         temperature: float = 1.0,
         noise_temperature: float | None = None,
-        noise: Tensor | None = None,
-        warm_start: tuple[Tensor, float] | None = None,
+        noise: Float[Tensor, "#rows #T #A #F"] | None = None,
+        warm_start: tuple[Float[Tensor, "B T A F"], float] | None = None,
         context: dict[str, Any] | None = None,
         spacing: str | None = None,
         device: torch.device | str | None = None,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 SPACINGS = ("uniform", "quadratic", "log_snr", "karras")
@@ -35,36 +36,40 @@ class Schedule(ABC):
     default_spacing = "uniform"
 
     @abstractmethod
-    def alpha(self, t: Tensor) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         """Signal scale at times t of any shape."""
 
     @abstractmethod
-    def sigma(self, t: Tensor) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         """Noise scale at times t of any shape."""
 
     @abstractmethod
-    def time(self, log_snr: Tensor) -> Tensor:
+    def time(self, log_snr: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """The inverse of `log_snr`; the nearest knot for discrete schedules."""
 
     @abstractmethod
-    def sample_times(self, n: int, generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+    def sample_times(
+        self, n: int, generator: torch.Generator, device: torch.device | str = "cpu"
+    ) -> Float32[Tensor, " n"]:
         """Noise levels to train on: (n,) float32."""
 
-    def log_snr(self, t: Tensor) -> Tensor:
+    def log_snr(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         """lambda = log(alpha / sigma), half the log of the signal-to-noise ratio; +inf at clean data."""
         return torch.log(self.alpha(t) / self.sigma(t))
 
-    def level(self, t: Tensor) -> Level:
+    def level(self, t: Float[Tensor, " B"]) -> Level:
         """The level of every row, shaped to broadcast with x: t (B,) gives fields (B, 1, 1, 1)."""
         t = t.view(-1, 1, 1, 1)
         return Level(t, self.alpha(t), self.sigma(t))
 
-    def levels(self, grid: Tensor) -> list[Level]:
+    def levels(self, grid: Float[Tensor, " points"]) -> list[Level]:
         """The levels of a grid (n,) as Python floats in double precision."""
         grid = grid.double().cpu()
         return [Level(*row) for row in torch.stack([grid, self.alpha(grid), self.sigma(grid)], dim=1).tolist()]
 
-    def grid(self, steps: int, spacing: str | None = None, start: float | None = None) -> Tensor:
+    def grid(
+        self, steps: int, spacing: str | None = None, start: float | None = None
+    ) -> Float64[Tensor, " points"]:
         """Times from `start` (default: pure noise) down to clean data: (steps + 1,) float64, strictly decreasing.
 
         spacing: uniform or quadratic in t, uniform in log-SNR, or Karras (arXiv 2206.00364, eq. 5, rho = 7);
@@ -114,17 +119,19 @@ class DiscreteSchedule(Schedule):
         self._tables = {"alpha": torch.exp(log_alpha), "sigma": sigma}
         self._cast: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
-    def alpha(self, t: Tensor) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         return self._at("alpha", t)
 
-    def sigma(self, t: Tensor) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         return self._at("sigma", t)
 
-    def time(self, log_snr: Tensor) -> Tensor:
+    def time(self, log_snr: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         distance = (self._log_snr[1:] - log_snr[:, None]).abs()
         return (distance.argmin(dim=1) + 1).double() / self.steps
 
-    def sample_times(self, n: int, generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+    def sample_times(
+        self, n: int, generator: torch.Generator, device: torch.device | str = "cpu"
+    ) -> Float32[Tensor, " n"]:
         index = torch.randint(1, self.steps + 1, (n,), generator=generator, device=generator.device)
         return index.to(device, torch.float32) / self.steps
 
@@ -149,16 +156,18 @@ class FlowSchedule(Schedule):
 
     name, start, t_min = "flow", 1.0, 1e-3
 
-    def alpha(self, t: Tensor) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         return 1 - t
 
-    def sigma(self, t: Tensor) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         return t
 
-    def time(self, log_snr: Tensor) -> Tensor:
+    def time(self, log_snr: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         return torch.sigmoid(-log_snr)
 
-    def sample_times(self, n: int, generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+    def sample_times(
+        self, n: int, generator: torch.Generator, device: torch.device | str = "cpu"
+    ) -> Float32[Tensor, " n"]:
         return 1 - torch.rand(n, generator=generator, device=generator.device).to(device)
 
 
@@ -174,16 +183,18 @@ class EDMSchedule(Schedule):
             raise ValueError(f"sigma_min={sigma_min}, sigma_max={sigma_max}; allowed: 0 < sigma_min < sigma_max")
         self.t_min, self.start, self.P_mean, self.P_std = sigma_min, sigma_max, P_mean, P_std
 
-    def alpha(self, t: Tensor) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         return torch.ones_like(t)
 
-    def sigma(self, t: Tensor) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         return t
 
-    def time(self, log_snr: Tensor) -> Tensor:
+    def time(self, log_snr: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         return torch.exp(-log_snr)
 
-    def sample_times(self, n: int, generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+    def sample_times(
+        self, n: int, generator: torch.Generator, device: torch.device | str = "cpu"
+    ) -> Float32[Tensor, " n"]:
         normal = torch.randn(n, generator=generator, device=generator.device).to(device)
         return torch.exp(self.P_mean + self.P_std * normal).clamp(self.t_min, self.start)
 

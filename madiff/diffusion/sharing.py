@@ -87,6 +87,6 @@ def settle(parameters: Iterable[nn.Parameter]) -> None:
     crew = _crew.get()
     if crew is None:
         return
-    found = [parameter for parameter in parameters if parameter.grad is not None]
-    for parameter, gradient in zip(found, crew.average([p.grad for p in found]), strict=True):
+    found = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+    for (parameter, _), gradient in zip(found, crew.average([own for _, own in found]), strict=True):
         parameter.grad = gradient

@@ -15,10 +15,10 @@ from functools import partial
 
 from torch import Tensor
 
-from madiff.diffusion.parametrization import Prediction
+from madiff.diffusion.parametrization import Prediction, Rows
 from madiff.diffusion.schedule import NAMES, Level, Schedule
 
-Evaluate = Callable[[Tensor, Level], Prediction]
+Evaluate = Callable[[Rows, Level], Prediction]
 
 
 @dataclass
@@ -33,7 +33,7 @@ class State:
     history: tuple[Tensor, float] | None = None
 
 
-def ddpm(x: Tensor, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State) -> Tensor:
+def ddpm(x: Rows, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State) -> Rows:
     """Ancestral sampling from the posterior q(x_s | x_t, x0_hat) (arXiv 2006.11239, eq. 6-7)."""
     if s.sigma == 0:
         return pred.x0
@@ -44,8 +44,8 @@ def ddpm(x: Tensor, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, st
 
 
 def ddim(
-    x: Tensor, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State, *, eta: float = 0.0
-) -> Tensor:
+    x: Rows, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State, *, eta: float = 0.0
+) -> Rows:
     """DDIM (arXiv 2010.02502, eq. 12 and 16): eta = 0 is deterministic, eta = 1 has DDPM's variance."""
     if s.sigma == 0:
         return pred.x0
@@ -59,16 +59,16 @@ def _decay(t: Level, s: Level) -> float:
     return (t.alpha * s.sigma) / (s.alpha * t.sigma)
 
 
-def _exponential_step(x: Tensor, t: Level, s: Level, x0: Tensor) -> Tensor:
+def _exponential_step(x: Rows, t: Level, s: Level, x0: Rows) -> Rows:
     return (s.sigma / t.sigma) * x + s.alpha * (1 - _decay(t, s)) * x0
 
 
-def dpmpp1(x: Tensor, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State) -> Tensor:
+def dpmpp1(x: Rows, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State) -> Rows:
     """DPM-Solver++ of order 1 (arXiv 2211.01095, eq. 9 with k = 1)."""
     return pred.x0 if s.sigma == 0 else _exponential_step(x, t, s, pred.x0)
 
 
-def dpmpp2m(x: Tensor, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State) -> Tensor:
+def dpmpp2m(x: Rows, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State) -> Rows:
     """DPM-Solver++ (2M), second order from the last two predictions (arXiv 2211.01095, algorithm 2)."""
     if s.sigma == 0:
         return pred.x0
@@ -81,7 +81,7 @@ def dpmpp2m(x: Tensor, t: Level, s: Level, pred: Prediction, evaluate: Evaluate,
     return _exponential_step(x, t, s, x0)
 
 
-def sde_dpmpp1(x: Tensor, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State) -> Tensor:
+def sde_dpmpp1(x: Rows, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State) -> Rows:
     """SDE-DPM-Solver++ of order 1 (arXiv 2211.01095, section 6): the same law as DDPM on the same grid."""
     if s.sigma == 0:
         return pred.x0
@@ -90,12 +90,12 @@ def sde_dpmpp1(x: Tensor, t: Level, s: Level, pred: Prediction, evaluate: Evalua
     return mean + s.sigma * math.sqrt(1 - decay**2) * state.noise(x)
 
 
-def edm_euler(x: Tensor, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State) -> Tensor:
+def edm_euler(x: Rows, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State) -> Rows:
     """Euler step of dx/dsigma = eps_hat (arXiv 2206.00364, algorithm 1 without line 7)."""
     return pred.x0 if s.sigma == 0 else x + (s.sigma - t.sigma) * pred.eps
 
 
-def edm_heun(x: Tensor, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State) -> Tensor:
+def edm_heun(x: Rows, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State) -> Rows:
     """Heun's second-order step of dx/dsigma = eps_hat (arXiv 2206.00364, algorithm 1); 2n - 1 network calls."""
     if s.sigma == 0:
         return pred.x0
@@ -104,14 +104,14 @@ def edm_heun(x: Tensor, t: Level, s: Level, pred: Prediction, evaluate: Evaluate
     return x + 0.5 * width * (pred.eps + again.eps)
 
 
-def flow_euler(x: Tensor, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State) -> Tensor:
+def flow_euler(x: Rows, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State) -> Rows:
     """Euler step along the velocity u = eps_hat - x0_hat: x - (t - s) u (arXiv 2209.03003)."""
     return pred.x0 if s.sigma == 0 else x - (t.t - s.t) * (pred.eps - pred.x0)
 
 
 def consistency(
-    x: Tensor, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State, *, sigma_min: float = 0.002
-) -> Tensor:
+    x: Rows, t: Level, s: Level, pred: Prediction, evaluate: Evaluate, state: State, *, sigma_min: float = 0.002
+) -> Rows:
     """Multi-step consistency sampling: re-noise x0_hat to the next level (arXiv 2303.01469, algorithm 1)."""
     if s.sigma == 0:
         return pred.x0
@@ -119,7 +119,7 @@ def consistency(
 
 
 def churn(
-    x: Tensor,
+    x: Rows,
     t: Level,
     state: State,
     *,
@@ -127,7 +127,7 @@ def churn(
     S_min: float = 0.0,
     S_max: float = math.inf,
     S_noise: float = 1.0,
-) -> tuple[Tensor, Level]:
+) -> tuple[Rows, Level]:
     """Raise the noise before a step by gamma = min(S_churn / n, sqrt(2) - 1) (arXiv 2206.00364, algorithm 2)."""
     gamma = min(S_churn / state.steps, math.sqrt(2) - 1) if S_min <= t.sigma <= S_max else 0.0
     if gamma == 0:
@@ -136,7 +136,7 @@ def churn(
     return x + S_noise * math.sqrt(sigma**2 - t.sigma**2) * state.noise(x), Level(sigma, t.alpha, sigma)
 
 
-def _stay(x: Tensor, t: Level, state: State) -> tuple[Tensor, Level]:
+def _stay(x: Rows, t: Level, state: State) -> tuple[Rows, Level]:
     return x, t
 
 
@@ -145,8 +145,8 @@ class Solver:
     """A step function with its options bound, what it does to x before a step, and the schedules it is right for."""
 
     name: str
-    step: Callable[..., Tensor]
-    prepare: Callable[[Tensor, Level, State], tuple[Tensor, Level]] = _stay
+    step: Callable[..., Rows]
+    prepare: Callable[[Rows, Level, State], tuple[Rows, Level]] = _stay
     schedules: tuple[str, ...] = NAMES
 
     def check(self, schedule: Schedule) -> None:

@@ -71,6 +71,10 @@ class Planner(GradientLearner):
         """Waypoints of a plan, past ones included."""
 
     @abstractmethod
+    def layout(self) -> PlanLayout:
+        """What a waypoint's features mean."""
+
+    @abstractmethod
     def plans(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The plans (B, T, agent, F) of a window batch as they are diffused, and the mask of what is known of them."""
 

@@ -65,7 +65,7 @@ def read(path: Path) -> EpisodeStore:
             for name in episode_groups(file, where, metadata):
                 group = arrays.find_group(file, name, where)
                 episodes += (parts := list(read_episode(group, observed, acted, f"{where}, {name}")))
-                rows += sum(len(part["observations"]) for part in parts)
+                rows += sum(len(np.asarray(part["observations"])) for part in parts)
                 if rows * observed.choices > LARGEST_ONE_HOT:
                     raise UserError(f"has more than {rows} rows of {observed.choices} choices", where, "fewer")
         return EpisodeStore.from_arrays(episodes, card=card(folder, metadata), action_size=acted.leaf.size)

@@ -74,7 +74,7 @@ def attribute(file: h5py.File, name: str) -> bytes:
     kind = file.attrs.get_id(name)
     if kind.dtype.kind != "S" or kind.shape != ():
         raise ValueError(f"attribute {name} is not a plain string")
-    return bytes(file.attrs[name])
+    return bytes(file.attrs[name])  # pyright: ignore[reportArgumentType]  # h5py's stubs know no kinds: it is a string
 
 
 def read_card(file: h5py.File) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import h5py
 import numpy as np
@@ -143,7 +143,7 @@ def walk(described: Any, keys: tuple[str, ...]) -> list[tuple[tuple[str, ...], L
     return [(keys, Leaf.of(described, where))]
 
 
-def whole(value: Any, least: int, most: int) -> bool:
+def whole(value: Any, least: int, most: int) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 

@@ -60,7 +60,7 @@ def read(path: Path) -> EpisodeStore:
     with refusals(path, KIND):
         vault = Vault.open(choose(path, holds, KIND))
         terminals, truncations = vault.flags("terminals."), vault.flags("truncations.")
-        ended = (terminals | truncations).all(1)
+        ended = np.asarray((terminals | truncations).all(1))
         if not ended.any():
             raise UserError("no episode ever ends", "terminals, truncations", "true for all agents at its last step")
         steps = len(ended) - int(ended[::-1].argmax())
@@ -69,7 +69,7 @@ def read(path: Path) -> EpisodeStore:
         state = vault.observed("infos.state.", rows, final)[0] if "infos.state." in vault.arrays else None
         legals = vault.legal(rows, final) if "infos.legals." in vault.arrays else None
         rewards = vault.taken("rewards.", steps, np.float32)
-        terminated = terminals[:steps][ended[:steps]].all(1)
+        terminated = np.asarray(terminals[:steps][ended[:steps]].all(1))
         card = {"source": name(vault.folder), "format": "vault", "final_observation": "repeats the last one"}
         if padded.any():
             card["observation_sizes"] = (~padded).sum(1).tolist()

@@ -14,6 +14,7 @@ TIME_SCALE = 1000.0
 class SinusoidalEmbedding(nn.Module):
     """Sines and cosines of the time at geometric frequencies (arXiv 1706.03762, section 3.5): t (B,) -> (B, width)."""
 
+    frequencies: Tensor
     def __init__(self, width: int) -> None:
         super().__init__()
         if width < 4 or width % 2:

@@ -132,7 +132,8 @@ def _pair(channels: int, out: int, embedding: int) -> nn.ModuleList:
     return nn.ModuleList([ResidualBlock(channels, out, embedding), ResidualBlock(out, out, embedding)])
 
 
-def _apply(blocks: nn.ModuleList, x: Tensor, emb: Tensor) -> Tensor:
+def _apply(blocks: nn.Module, x: Tensor, emb: Tensor) -> Tensor:
+    assert isinstance(blocks, nn.ModuleList)  # lists in lists are modules to a type checker
     for block in blocks:
         x = block(x, emb)
     return x
