@@ -27,6 +27,7 @@ from madiff import (
     configuration,
     evaluate,
     guarding,
+    hardware,
     own_problem,
     safeguards,
     tracing,
@@ -34,7 +35,7 @@ from madiff import (
 )
 from madiff.build import Problem, TrainedRun
 from madiff.data.store import EpisodeStore
-from madiff.experiment import durable, runtime
+from madiff.experiment import durable
 from madiff.experiment.run_directory import RunDirectory
 from madiff.interfaces import UserError
 from madiff.planners.planner import Planned, observation_names
@@ -72,7 +73,7 @@ def fit(
     own = env is None or callable(env)
     given |= {"data.path": str(path), **sections(env=own_problem.NAME if own else env)}
     config = structure(TrainConfig, configuration.compose_given("train", build.defaults(), given, WHERE))
-    device = runtime.setup(config.hardware.device, config.hardware.threads or 0, None).device
+    device = hardware.setup(config.hardware, None).device
     return build.load_run(trained(config, training_problem(config, env, store, device), device), device)
 
 
@@ -209,7 +210,7 @@ def configured(run: Run, options: Mapping[str, Any], allowed: Sequence[str]) -> 
 
 def reopened(run: Run, config: EvaluateConfig) -> tuple[TrainedRun, safeguards.Safeguarded]:
     """The run with the options of acting, as it was constrained, and its policy under its safeguard."""
-    machine = runtime.setup(config.hardware.device, config.hardware.threads or 0, None)
+    machine = hardware.setup(config.hardware, None)
     found = safeguards.load(config.run, machine.device, config.algo, config.cost_limit)
     if isinstance(run, TrainedRun):
         found = dataclasses.replace(found, config=dataclasses.replace(found.config, safe=run.config.safe))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +22,7 @@ from madiff.benchmarking.runner import Runner
 from madiff.benchmarking.suite import Cell, Suite
 from madiff.experiment import runtime
 from madiff.interfaces import UserError
-from madiff.schema import BenchmarkConfig
+from madiff.schema import BenchmarkConfig, Hardware
 
 console = Console()
 say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
@@ -63,7 +64,14 @@ def given(config: BenchmarkConfig) -> dict[str, Any]:
     """The user's own options of every cell."""
     sections = {"train": config.train, "evaluation": config.evaluation, "data": config.data}
     options = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-    return {**options, "hardware.threads": config.hardware.threads or 1, "hardware.device": config.hardware.device}
+    machine = {"hardware.threads": config.hardware.threads or 1, "hardware.device": config.hardware.device}
+    return {**options, **machine, **{f"hardware.{key}": value for key, value in computed_otherwise(config.hardware)}}
+
+
+def computed_otherwise(hardware: Hardware) -> list[tuple[str, Any]]:
+    """Options of how networks are computed that are not their defaults, which finished cells do not name."""
+    found = [(f.name, getattr(hardware, f.name), f.default) for f in fields(hardware)]
+    return [(name, value) for name, value, default in found if default is not MISSING and value != default]
 
 
 def choose(cells: Sequence[Cell], chosen_suite: Suite, config: BenchmarkConfig, seeds: int) -> list[Cell]:

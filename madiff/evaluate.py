@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from madiff import build, configuration, films, safeguards
+from madiff import build, configuration, films, hardware, safeguards
 from madiff.assessment import Assessment, assess, assess_behaviour, changed_problem
 from madiff.build import TrainedRun
 from madiff.collection import opened
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def evaluate(config: EvaluateConfig, behaviour: bool = True) -> None:
     """The whole job. behaviour: also roll out the policy that made the data, where it can be asked."""
-    machine = runtime.setup(config.hardware.device, config.hardware.threads or 0, say=say)
+    machine = hardware.setup(config.hardware, say)
     run = safeguards.load(config.run, machine.device, config.algo, config.cost_limit)
     guarded = safeguards.safeguard(run, config.safe, config.cost_limit)
     problem = changed_problem(run.config, run.spec, config.env, machine.device)

@@ -70,11 +70,20 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Hardware:
-    """Where the networks live."""
+class Machine:
+    """Where the work is done."""
 
     device: Literal["auto", "cpu", "cuda"] = option("auto takes CUDA where there is some")
     threads: int | None = option("CPU threads of torch; null = one a core", minimum=1)
+
+
+@dataclass(frozen=True)
+class Hardware(Machine):
+    """Where the networks live, and how denoisers and inverse dynamics are computed (see docs/hardware.md)."""
+
+    precision: Literal["float32", "bf16"] = later("float32", "of products in networks; weights and losses: float32")
+    compile: bool = later(False, "torch.compile the networks")
+    graphs: bool = later(False, "CUDA only: record sampling loops and replay them without Python")
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,7 @@ class CollectConfig:
     out: Path = option("the HDF5 file to write, or the folder for Minari; must be given")
     overwrite: bool = option("true replaces what is there")
     format: Literal["native", "minari"] = option("format of out: one HDF5 file of ours, or a data set of Minari's")
-    hardware: Hardware = option("")
+    hardware: Machine = option("")
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from madiff import build, configuration, guarding, safeguards
+from madiff import build, configuration, guarding, hardware, safeguards
 from madiff.assessment import Assessment, assess, assess_behaviour
 from madiff.build import Problem, TrainedRun
 from madiff.data.store import EpisodeStore
 from madiff.diffusion import sharing
-from madiff.experiment import loop, plots, processes, rendering, rollout, runtime, seeding
+from madiff.experiment import loop, plots, processes, rendering, rollout, seeding
 from madiff.experiment.loop import FitReport, fit
 from madiff.experiment.processes import ALONE, Processes
 from madiff.experiment.run_directory import RunDirectory
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(config: TrainConfig) -> None:
     """The whole job, by this process or as one of those that torchrun started."""
     told = say if processes.place().rank == 0 else None
-    device = runtime.setup(config.hardware.device, config.hardware.threads or 0, say=told, together=True).device
+    device = hardware.setup(config.hardware, told, together=True).device
     with processes.joined(device) as crew:
         (lead if crew.first else assist)(config, device, crew)
 
@@ -49,6 +49,8 @@ def lead(config: TrainConfig, device: torch.device, crew: Processes) -> None:
     job = Job(config, problem, device, crew)
     learners = job.learners()
     build.check_divisible(job.algo, learners[job.algo], problem.spec, device, crew.count)
+    if line := hardware.unheeded(config.hardware, learners[job.algo], job.algo):
+        say(line)
     guarding.check(learners[job.algo], config.safe, problem.spec)
     read = build.make_store(config.data, problem)
     path = config.run_dir or job.default_path

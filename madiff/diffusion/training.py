@@ -27,6 +27,11 @@ class NamedWeights(ABC):
         """Whether several processes would have something of its training to divide, see `sharing`."""
         return sharing.divisible(self._parts().values())
 
+    @property
+    def heeds_computing(self) -> bool:
+        """Whether some network of its is computed as `computing` says."""
+        return any(isinstance(m, sharing.RowWise) for part in self._parts().values() for m in part.modules())
+
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         for part, module in self._parts().items():
             prefix = f"{part}."

@@ -57,6 +57,12 @@ def setup(
     return runtime
 
 
+def multiplies_bf16() -> bool:
+    """Whether this machine's processor has instructions for products of bfloat16."""
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
+    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done all its work, so that a clock read next tells the truth."""
     if device.type == "cuda":

@@ -11,7 +11,9 @@ from madiff.diffusion.networks.transformer import TemporalAgentTransformer
 from madiff.diffusion.networks.unet import AgentAttentionUNet
 from madiff.diffusion.objective import denoising_loss
 from madiff.diffusion.parametrization import make_parametrization
+from madiff.diffusion.sampler import Sampler
 from madiff.diffusion.schedule import make_schedule
+from madiff.diffusion.solvers import make_solver
 
 HALF = computing.Computing(torch.bfloat16)
 NETWORKS = {
@@ -92,6 +94,20 @@ def test_what_is_plain_is_the_network_itself_bit_for_bit():
     assert torch.equal(network(x, t, cond), as_it_stands)
 
 
+def test_known_entries_stay_exact_in_bfloat16():
+    schedule = make_schedule("cosine")
+    sampler = Sampler(schedule, make_parametrization("epsilon", schedule), make_solver("ddim"))
+    network, (value, cond) = made("mlp"), batch()
+    mask = (torch.arange(8) < 3).float().view(1, 8, 1, 1)
+    computing.use(HALF)
+    with torch.no_grad():
+        x = sampler.sample(
+            network, value.shape, steps=3, generator=torch.Generator().manual_seed(0), cond=cond, known=(value, mask)
+        ).x
+    assert x.dtype == torch.float32 and torch.equal(x[:, :3], value[:, :3])
+    assert not torch.equal(x[:, 3:], x[:, 3:].bfloat16().float())  # the solver's own arithmetic is not rounded
+
+
 def test_a_compiler_is_asked_for_the_whole_network_and_weights_keep_their_names():
     asked = []
 
@@ -105,3 +121,39 @@ def test_a_compiler_is_asked_for_the_whole_network_and_weights_keep_their_names(
     assert torch.equal(network(x, torch.rand(8), cond), network(x, torch.rand(8), cond)) is False
     assert [(one is network, rows) for one, rows in asked] == [(True, 8), (True, 8)]
     assert list(network.state_dict()) == names and list(copy.deepcopy(network).state_dict()) == names
+
+
+def counted(function):
+    """How many graphs torch compiles while a function runs."""
+    from torch._dynamo.utils import counters
+
+    before = counters["stats"]["unique_graphs"]
+    function()
+    return counters["stats"]["unique_graphs"] - before
+
+
+@pytest.mark.learn
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_number_of_rows_is_compiled_for_twice(name):
+    from madiff.diffusion.compiling import Compiled
+
+    torch._dynamo.reset()
+    network, average = made(name), copy.deepcopy(made(name)).requires_grad_(False).eval()
+    x, cond = batch(8)
+    exact, exact_gradient = loss_of(network, x, cond)
+
+    def plan(rows):
+        x, cond = batch(rows)
+        with torch.no_grad():
+            t = torch.rand(rows)
+            torch.testing.assert_close(average(x, t, cond), average.forward(x, t, cond), rtol=1e-4, atol=1e-5)
+
+    computing.use(computing.Computing(compiler=Compiled(threads=1)))
+    assert counted(lambda: loss_of(network, x, cond)) >= 1
+    assert counted(lambda: loss_of(network, x, cond)) == 0
+    loss, gradient = loss_of(network, x, cond)
+    torch.testing.assert_close(loss, exact)
+    torch.testing.assert_close(gradient, exact_gradient, rtol=1e-3, atol=1e-5)
+    assert counted(lambda: plan(8)) >= 1
+    assert counted(lambda: [plan(rows) for rows in (5, 13, 3, 8)]) == 0
+    assert counted(lambda: loss_of(network, x, cond)) == 0
