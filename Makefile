@@ -14,11 +14,14 @@ test: $(STAMP)
 	$(PYTEST) $(ARGS)
 
 test-learn: $(STAMP)
-	$(PYTEST) -m learn $(ARGS)
+	$(PYTEST) -m learn --dist worksteal --durations=10 $(ARGS)
 
+# pyright fetches itself when it first runs: without a network there are no types to check with.
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+	@if $(BIN)/pyright --version >/dev/null 2>&1; then $(BIN)/pyright --pythonpath $(BIN)/python; \
+	else echo "types were not checked: pyright could not be fetched"; fi
 
 # The page that is made of docstrings.
 docs: $(STAMP)

@@ -26,7 +26,8 @@ class EMA:
         if step >= self.start and step % self.every:
             return
         rate = 1.0 if step < self.start else 1.0 - self.decay
-        averaged, newest = list(self.model.parameters()), list(self.source.parameters())
+        averaged: list[Tensor] = [*self.model.parameters()]
+        newest: list[Tensor] = [*self.source.parameters()]
         # Private, and yet all weights in one call: torch's own optimisers use it.
         torch._foreach_lerp_(averaged, newest, rate)  # pyright: ignore[reportPrivateImportUsage]
         for mine, theirs in zip(self.model.buffers(), self.source.buffers(), strict=True):

@@ -14,14 +14,6 @@ pytestmark = pytest.mark.learn
 BATTLES = 300
 
 
-@pytest.fixture(scope="module", autouse=True)
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def problem():
     return build.make_problem({"name": "smac-like"}, None, "3m", torch.device("cpu"))
