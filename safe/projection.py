@@ -105,7 +105,7 @@ def tolerance(points: Tensor) -> float:
 def _rounds_alone(sets: Sequence[SafeSet]) -> int:
     if len(sets) == 1 and not isinstance(sets[0], Obstacles):
         return 1
-    return DYKSTRA if all(s.convex for s in sets) else SWEEPS + 2 * REFINEMENTS
+    return (DYKSTRA if all(s.convex for s in sets) else SWEEPS) + 2 * REFINEMENTS
 
 
 def _alone(points: Tensor, sets: Sequence[SafeSet], margin: float, time: Time) -> Tensor:
@@ -124,6 +124,11 @@ def _together(points: Tensor, best: Tensor, sets: Sequence[SafeSet], margin: flo
     """Points that several sets move, from a first answer `best`."""
     for _ in range(SWEEPS - 1):
         best = _settle(best, sets, margin, time)
+    return _refined(points, best, sets, margin, time)
+
+
+def _refined(points: Tensor, best: Tensor, sets: Sequence[SafeSet], margin: float, time: Time) -> Tensor:
+    """The best of an answer and what the rows that are tight there make of it, again and again."""
     for _ in range(REFINEMENTS):
         found = _tightest(points, best, sets, margin, time)
         best = _better(points, best, _settle(found, sets, margin, time), sets, margin, time)
@@ -224,14 +229,17 @@ def _better(
 
 
 def _dykstra(points: Tensor, once: Tensor, sets: Sequence[SafeSet], margin: float, time: Time) -> Tensor:
-    """Dykstra's alternating projections onto convex sets: the limit is the nearest common point."""
+    """Dykstra's alternating projections onto convex sets: the limit is the nearest common point.
+
+    Where boundaries meet at a flat angle the limit is far, and the corner is then found by the rows that are tight.
+    """
     found, held = points, [torch.zeros_like(points) for _ in sets]
     for _ in range(DYKSTRA):
         for i, s in enumerate(sets):
             wanted = found + held[i]
             found = s.project(wanted, margin, time)
             held[i] = wanted - found
-    return _round(found, sets, margin, time)[0]
+    return _refined(points, _round(found, sets, margin, time)[0], sets, margin, time)
 
 
 def _with_pairs(

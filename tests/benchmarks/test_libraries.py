@@ -69,7 +69,8 @@ def test_the_file_of_a_plan_makes_the_same_plan_elsewhere(script, network, tmp_p
     torch.save(told, tmp_path / "plan.pt")
     with torch.no_grad():
         found = script.loop(script.ready(str(tmp_path / "plan.pt")))
-    assert (found - told["plan"]).abs().max() < 1e-4
+    # where noise is predicted, the first step divides by a signal of less than a hundredth, and rounding with it
+    assert (found - told["plan"]).abs().max() < (1e-4 if told["parametrization"] == "x0" else 2e-3)
     assert told["plan"][:, ours.config.history + 1 :].std() > 0.01
 
 
