@@ -7,6 +7,7 @@ processor multiplies it, stands beside the reference in float32, as it was publi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -105,9 +106,14 @@ def situation(ours: MADiff, battles: int) -> tuple[torch.Tensor, torch.Tensor, t
     return history, torch.randn(shape, generator=generator), torch.ones(battles, agents)
 
 
-def within(precision: str, chunk: Chunk) -> Chunk:
+def autocast(precision: str) -> AbstractContextManager[object]:
+    """What work of the reference is done in."""
+    return nullcontext() if precision == "float32" else torch.autocast("cpu", torch.bfloat16)
+
+
+def within(precision: str, manner: Callable[[str], AbstractContextManager[object]], chunk: Chunk) -> Chunk:
     def run() -> int:
-        with computing(precision):
+        with manner(precision):
             return chunk()
 
     return run
@@ -124,8 +130,8 @@ def rows() -> Iterator[dict]:
     }
     for job, (unit, make) in jobs.items():
         own, other = make(ours, plain)
-        sides = {"ours": own, "plain": other}
-        chunks = {f"{side} {p}": within(p, chunk) for p in precisions for side, chunk in sides.items()}
+        sides = {"ours": (computing, own), "plain": (autocast, other)}
+        chunks = {f"{side} {p}": within(p, *sides[side]) for p in precisions for side in sides}
         rates = in_turns(chunks, ROUNDS)
         for mine, theirs in ((mine, theirs) for mine in precisions for theirs in precisions):
             if (mine, theirs) != ("float32", "bf16"):

@@ -21,6 +21,8 @@ from benchmarks import environment
 from benchmarks.against_reference import situation
 from benchmarks.planning import MODELS, SPEC, learner, milliseconds, team_episodes
 from benchmarks.timing import computing, in_turns
+from madiff.diffusion import capture
+from madiff.diffusion.computing import Recorder
 from madiff.experiment import durable, runtime
 from madiff.interfaces import UserError
 from madiff.planners.madiff import MADiff
@@ -54,7 +56,9 @@ def rows(device: str, most: float | None) -> Iterator[dict[str, Any]]:
     rates = in_turns({"steps": chunk}, ROUNDS)["steps"]
     yield row(f"smac-like 3m, {COPIES} copies, compiled", statistics.median(rates), "steps/s")
     for model in MODELS:
-        yield row(f"decision, model={model}, 1 battle", decision(model, device), "ms")
+        for way, how in ways(device).items():
+            with computing(*how):
+                yield row(f"decision, model={model}, 1 battle, {way}", decision(model, device), "ms")
 
 
 def made(model: str, device: str) -> MADiff:
@@ -79,7 +83,7 @@ def training_rows(model: str, device: str, most: float | None) -> Iterator[dict[
     with FlopCounterMode(display=False) as counter:
         update()
     flops = counter.get_total_flops() / size
-    chunks = {precision: repeated(update, UPDATES, size, precision, device) for precision in PRECISIONS}
+    chunks = {precision: repeated(update, UPDATES, size, precision) for precision in PRECISIONS}
     for precision, rates in in_turns(chunks, ROUNDS).items():
         found = statistics.median(rates)
         share = found * flops / most if most and precision == "bf16" else None
@@ -88,17 +92,26 @@ def training_rows(model: str, device: str, most: float | None) -> Iterator[dict[
 
 
 def repeated(
-    work: Callable[[], object], times: int, units: int, precision: str, device: str
+    work: Callable[[], object], times: int, units: int, precision: str, recorder: Recorder | None = None
 ) -> Callable[[], int]:  # fmt: skip
     """A chunk: the work, worth so many units, so many times."""
 
     def chunk() -> int:
-        for _ in range(times):
-            with computing(precision, device):
+        with computing(precision, recorder):
+            for _ in range(times):
                 work()
         return times * units
 
     return chunk
+
+
+def ways(device: str) -> dict[str, tuple[str, Recorder | None]]:
+    """How a plan is made, by name: the precision, and on CUDA also its sampling loop recorded as a graph."""
+    plainly: dict[str, tuple[str, Recorder | None]] = {precision: (precision, None) for precision in PRECISIONS}
+    if device != "cuda":
+        return plainly
+    recorder = capture.Recorder()
+    return plainly | {f"{precision}, recorded": (precision, recorder) for precision in PRECISIONS}
 
 
 def planning_rows(model: str, device: str) -> Iterator[dict[str, Any]]:
@@ -106,9 +119,9 @@ def planning_rows(model: str, device: str) -> Iterator[dict[str, Any]]:
     method = made(model, device)
     for battles in BATCHES:
         work = planner(method, battles, device)
-        chunks = {precision: repeated(work, CALLS, battles, precision, device) for precision in PRECISIONS}
-        for precision, rates in in_turns(chunks, ROUNDS).items():
-            yield row(f"plan, model={model}, {battles} battles, {precision}", statistics.median(rates), "plans/s")
+        chunks = {way: repeated(work, CALLS, battles, *how) for way, how in ways(device).items()}
+        for way, rates in in_turns(chunks, ROUNDS).items():
+            yield row(f"plan, model={model}, {battles} battles, {way}", statistics.median(rates), "plans/s")
 
 
 def planner(method: MADiff, battles: int, device: str) -> Callable[[], torch.Tensor]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from benchmarks.peers import Peer
+from madiff.diffusion.computing import PLAIN, Computing, Recorder, use
 
 HARDWARE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names them, on x86 and on ARM
 
@@ -52,9 +53,14 @@ def in_turns(chunks: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, 
     return rates
 
 
-def computing(precision: str, device: str = "cpu") -> AbstractContextManager[object]:
-    """What work of ours is done in: networks in float32 as they are, or in bf16."""
-    return nullcontext() if precision == "float32" else torch.autocast(device, torch.bfloat16)
+@contextmanager
+def computing(precision: str, recorder: Recorder | None = None) -> Iterator[None]:
+    """Within it work of ours is done in float32 or bf16, its sampling loops by the recorder where there is one."""
+    use(Computing(None if precision == "float32" else torch.bfloat16, recorder=recorder))
+    try:
+        yield
+    finally:
+        use(PLAIN)
 
 
 def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from benchmarks import against_reference, planning
+from benchmarks.against_reference import autocast
 from benchmarks.reference import Windows, renamed
-from benchmarks.timing import computing, has_bf16
+from benchmarks.timing import has_bf16
 
 TINY = (
     "algo=madiff-c", "model=official", "algo.width=16", "algo.multipliers=[1,2,2]", "algo.history=4",
@@ -94,9 +95,9 @@ def test_bf16_is_what_the_processor_says_it_has(tmp_path):
     assert found == [True, False, False]
 
 
-def test_work_in_bf16_multiplies_in_bf16():
+def test_the_reference_multiplies_in_bf16_where_it_is_asked():
     a = torch.full((1, 1), 1 + 2**-10)
-    with computing("bf16"):
+    with autocast("bf16"):
         assert float(a @ a) == 1.0
-    with computing("float32"):
+    with autocast("float32"):
         assert float(a @ a) > 1.0

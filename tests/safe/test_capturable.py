@@ -65,9 +65,10 @@ def draw(hooks, solver="ddim", schedule="cosine", parametrization="x0", agents=1
 denoiser = ClassifierFree(lambda x, t, cond: torch.tanh(x + (t * cond["c"] * cond["keep"]).view(-1, 1, 1, 1)), 1.5)
 
 
-@pytest.mark.parametrize(("name", "moving"), [
-    *((name, False) for name in HOOKS if name not in ("tvs-released", "predict-correct")), ("ros", True), ("final", True)
-])  # fmt: skip
+CASES = [(name, False) for name in HOOKS if name not in ("tvs-released", "predict-correct")]
+
+
+@pytest.mark.parametrize(("name", "moving"), [*CASES, ("ros", True), ("final", True)])
 def test_safeguards_say_the_truth(name, moving):
     layout = Layout(names=("x", "y", "vx", "vy"), **SCALES) if moving else Layout(**SCALES)
     hook = make_hook(name, MOVING if moving else SETS, layout, dynamics=dynamics_of(layout.names) if moving else None)
