@@ -110,6 +110,7 @@ def lose_worker(bench, arguments):
     return codes[0]
 
 
+@pytest.mark.learn
 def test_a_worker_that_dies_alone_is_replaced_and_the_others_go_on(long, workplace, capsys):
     bench = workplace / "bench"
     assert lose_worker(bench, [*long, "seeds=2"]) == 0
