@@ -30,7 +30,7 @@ from tests.envs.prey_files import saved as write_prey
 from tests.experiment.test_checkpoint import FILES, rewritten
 from tests.experiment.training_job import Regression
 
-REPEATS = 4  # of each random damage
+REPEATS = 6  # of each random damage
 CONFIG, IDENTITY = {"algo": "bc", "train": {"steps": 3, "betas": [0.9, 0.999]}}, {"algo": "bc", "env": "toy"}
 SETS = {"sets": [
     {"type": "ellipse", "outside": True, "dimensions": ["x", "y"], "center": [0, 0.5], "radii": [1, 2]},
