@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from madiff.diffusion.rounding import rounded
+
 Call = Callable[..., Any]
 
 
@@ -64,5 +66,10 @@ def compute(network: nn.Module, plainly: Call, given: Sequence[Any]) -> Tensor:
         return plainly(*given)
     like = given[0]
     with nullcontext() if used.precision is None else torch.autocast(like.device.type, used.precision):
-        out = plainly(*given) if used.compiler is None else used.compiler(network, given)
+        if used.compiler is not None:
+            out = used.compiler(network, given)
+        elif used.precision is None or used.recorder is not None or torch.is_grad_enabled():
+            out = plainly(*given)  # a recording would go on with the weights that were rounded when it was made
+        else:
+            out = nn.Module.__call__(rounded(network, used.precision), *given)
     return out.to(like.dtype)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from madiff.diffusion.networks.convolution import TimeConv1d
 from madiff.diffusion.networks.embeddings import TimeEmbedding, require_conditions, visible
 from madiff.diffusion.networks.mlp import mlp
 from madiff.diffusion.sharing import RowWise
@@ -17,7 +18,7 @@ class ConvBlock(nn.Sequential):
     """Convolution over time, group norm, Mish: (N, C, T) -> (N, C', T)."""
 
     def __init__(self, channels: int, out: int) -> None:
-        super().__init__(nn.Conv1d(channels, out, 5, padding=2), nn.GroupNorm(8, out), nn.Mish())
+        super().__init__(TimeConv1d(channels, out, 5), nn.GroupNorm(8, out), nn.Mish())
 
 
 class ResidualBlock(nn.Module):
