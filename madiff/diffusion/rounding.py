@@ -30,7 +30,7 @@ _twins: WeakKeyDictionary[nn.Module, Twin] = WeakKeyDictionary()
 
 
 def rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The network with the weights of its products in dtype, for calls without gradients; made anew when they change."""
+    """The network with the weights of its products in dtype, for calls without gradients; anew when they change."""
     weights = [parameter for part in network.modules() if isinstance(part, PRODUCTS) for parameter in part.parameters()]
     stamp = (network.training, *((id(weight), weight._version) for weight in weights))
     twin = _twins.get(network)

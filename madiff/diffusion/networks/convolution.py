@@ -18,6 +18,8 @@ class TimeConv1d(nn.Conv1d):
     are what each weight has seen.
     """
 
+    bias: nn.Parameter
+
     def __init__(self, channels: int, out: int, kernel: int) -> None:
         """kernel: an odd number of time steps."""
         super().__init__(channels, out, kernel, padding=kernel // 2)
