@@ -8,6 +8,11 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """What takes longest is begun first."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def heard_ctrl_c():
     """Tests stop programs as Ctrl-C does, which a shell's background jobs, and all their children, would not hear."""

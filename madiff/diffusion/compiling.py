@@ -18,7 +18,8 @@ class Compiled:
 
     A network that learns is compiled for the batch it gets, whose size never changes. One that only plans or acts is
     asked for any number of rows: that number is a symbol of its version, so that no other number, nor a smaller last
-    batch, makes another one (a single row does: torch takes 1 for a constant).
+    batch, makes another one (a single row does: torch takes 1 for a constant; and so do fewer than 16 rows of a
+    convolution, for which torch has another kernel).
     """
 
     def __init__(self, threads: int) -> None:

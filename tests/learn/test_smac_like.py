@@ -42,6 +42,7 @@ def test_bc_reaches_its_data(problem, good, options):
     assert mean_return(problem, policy) >= float(good.team_returns().mean()) - 0.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algo", ["madiff-d", "madiff-c"])
 def test_madiff_reaches_its_data_and_needs_its_plan(problem, good, algo):
     policy = train(algo, problem, good, build.method(algo).defaults["steps"])
