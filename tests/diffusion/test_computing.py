@@ -156,7 +156,7 @@ def test_other_numbers_of_rows_compile_nothing_anew_but_for_few_rows_of_convolut
     torch.testing.assert_close(gradient, exact_gradient, rtol=1e-3, atol=1e-5)
     assert counted(lambda: plan(8)) >= 1
     assert counted(lambda: [plan(rows) for rows in (9, 13, 31, 8)]) == 0
-    few = counted(lambda: [plan(rows) for rows in (5, 3, 7)])  # torch convolves less than 16 rows (of 2 agents) otherwise
+    few = counted(lambda: [plan(rows) for rows in (5, 3, 7)])  # 2 agents: less than 16 rows are convolved otherwise
     assert few == (name == "unet")
     assert counted(lambda: [plan(rows) for rows in (6, 30, 2, 10)]) == 0
     assert counted(lambda: loss_of(network, x, cond)) == 0
