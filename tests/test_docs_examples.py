@@ -101,8 +101,10 @@ def test_start():
 
 def test_bring_your_data():
     found = executed("bring-your-data")
-    assert found["actions"].shape == (1, 2, 2) and found["plan"].points.shape == (2, 9, 2, 5)
+    assert found["actions"].shape == (1, 3, 2) and found["plan"].points.shape == (3, 9, 3, 21)
     assert found["same"].sha256 == found["data"].sha256
+    for _, arguments in commands("bring-your-data"):
+        tiny_run("runs/typed", *arguments)
 
 
 def test_bring_your_environment():
