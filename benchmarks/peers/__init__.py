@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +24,7 @@ def python_of(name: str) -> Path:
 
 
 class PeerFailed(RuntimeError):
-    """The peer ended before it had answered; what it said went to standard error."""
+    """The peer ended before it had answered: with which exit code, and what it said last."""
 
 
 class Peer:
@@ -33,8 +33,9 @@ class Peer:
     def __init__(self, name: str, script: str, *arguments: object) -> None:
         command = [str(python_of(name)), str(ROOT / "benchmarks" / "peers" / script), *map(str, arguments)]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        self.complaints = tempfile.TemporaryFile("w+")  # a file never fills up, and nobody wants all of it
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.complaints, text=True, env=environment
         )
         self.versions = self._answer()
 
@@ -47,11 +48,15 @@ class Peer:
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
+        self.complaints.close()
 
     def _answer(self) -> dict:
         line = self.process.stdout.readline()
         if not line:
-            raise PeerFailed(f"stopped with exit code {self.process.wait()}")
+            code = self.process.wait()
+            self.complaints.seek(0)
+            last = next((line for line in reversed(self.complaints.read().splitlines()) if line.strip()), "")
+            raise PeerFailed(f"stopped with exit code {code}" + (f" ({last.strip()[:80]})" if last else ""))
         return json.loads(line)
 
 

@@ -117,11 +117,11 @@ def test_a_peer_is_handed_the_very_programs_we_solve():
 
 def test_a_peer_that_stops_is_a_row_that_says_so(monkeypatch, tmp_path):
     script = tmp_path / "broken.py"
-    script.write_text("raise SystemExit(3)")
+    script.write_text("import sys\nsys.stderr.write('much\\nno pivots\\n')\nraise SystemExit(3)")
     monkeypatch.setattr(peers, "python_of", lambda name: Path(sys.executable))
     with pytest.raises(peers.PeerFailed, match="exit code 3"):
         peers.Peer("qpth", script)
-    assert peers.started("qpth", script) == (None, "stopped with exit code 3")
+    assert peers.started("qpth", script) == (None, "stopped with exit code 3 (no pivots)")
     monkeypatch.setattr(peers, "installed", lambda name: False)
     assert peers.started("qpth", script) == (None, "not installed")
     measured = row("r", [2.0], [], "QPs/s", {}, "stopped with exit code 3")
