@@ -74,7 +74,7 @@ def alone(work: Callable[..., Any], *given: object) -> Any:
     """What `work` returns in a process of its own, which has imported everything and done nothing yet."""
     context = multiprocessing.get_context(start_method())
     if start_method() == "forkserver":
-        context.set_forkserver_preload(["benchmarks.growth"])
+        context.set_forkserver_preload(["benchmarks.planning"])
     with ProcessPoolExecutor(1, context) as pool:
         return pool.submit(work, *given).result()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 from madiff.experiment.plots import COLOURS, DPI, Series, look, save
 
@@ -61,5 +61,5 @@ def growth(panels: Mapping[str, Mapping[str, Series]], out: Path) -> Path:
 def logarithmic(axis: Axes) -> None:
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
-    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.grid(alpha=0.3, which="both")
