@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
@@ -27,6 +27,12 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
+
+    def without(self, names: Collection[str]) -> Table:
+        """The same without the rows and columns that are called so."""
+        kept = [place for place, column in enumerate(self.columns) if column not in names]
+        rows = [[row[place] for place in kept] for row in self.rows if row[0] not in names]
+        return replace(self, columns=[self.columns[place] for place in kept], rows=rows)
 
     def turned(self) -> Table:
         """The same with a row for every column but the first."""

@@ -20,7 +20,17 @@ def tables(results: Results, told: Mapping[str, Any]) -> list[Table]:
         shifts(results, told), shares(results, told), effort(results, told), decisions(results, told),
         training(results, told),
     ]  # fmt: skip
-    return [table.turned() if len(table.columns) > WIDEST else table for table in made if table.rows]
+    idle = not_begun(results)
+    shown = [table.without(idle) for table in made if table.rows]
+    return [table.turned() if len(table.columns) > WIDEST else table for table in shown if table.rows]
+
+
+def not_begun(results: Results) -> set[str]:
+    """Tasks and methods of which all cells that can be run still wait, where others do not."""
+    begun = [record for record in results.records if record["status"] in ("finished", "failed")]
+    waiting = [record for record in results.records if record["status"] == "waiting"]
+    names = (record[key] for record in waiting for key in ("task", "label"))
+    return set(names) - {record[key] for record in begun for key in ("task", "label")} if begun else set()
 
 
 def returns(results: Results, told: Mapping[str, Any]) -> Table:

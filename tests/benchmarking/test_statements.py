@@ -147,6 +147,24 @@ def test_the_tables_say_what_is_missing_and_what_was_still_rising(results, told)
     assert "Nothing was tuned." in notes and "still rising" in notes
 
 
+def test_what_was_not_begun_takes_no_room_and_is_counted(results):
+    left = {"xor", "omar", "dom2"}
+    waiting = [
+        record if left.isdisjoint((record["task"], record["label"])) or record["status"] != "finished"
+        else {**record, "status": "waiting", "metrics": {}} for record in results.records
+    ]  # fmt: skip
+    played = {key: runs for key, runs in results.returns.items() if left.isdisjoint(key[:2])}
+    part = replace(results, records=waiting, returns=played)
+    returns = next(t for t in tables(part, aggregate(part)) if t.name == "returns")
+    whole = next(t for t in tables(results, aggregate(results)) if t.name == "returns")
+    assert list(returns.columns) == [column for column in whole.columns if column not in left]
+    assert [row[0] for row in returns.rows] == [row[0] for row in whole.rows if row[0] != "xor"]
+    assert f"{sum(r['status'] == 'waiting' for r in waiting)} of {len(waiting)} cells" in " ".join(returns.notes)
+    nothing = replace(results, records=[{**r, "status": "waiting", "metrics": {}} for r in results.records],
+                      returns={})  # fmt: skip
+    assert list(next(iter(tables(nothing, aggregate(nothing)))).columns) == list(whole.columns)
+
+
 def test_methods_that_are_missing_for_one_reason_share_a_line(results):
     left_out = {"status": "left out", "metrics": {}, "command": "c", "reason": "one robot"}
     missing = [{**left_out, "task": "xor", "label": label, "seed": 0} for label in ("bc", "dom2")]
