@@ -31,7 +31,6 @@ from madiff.interfaces import Policy, UserError
 DEVICE = torch.device("cpu")
 ROUNDS, MOMENTS, WARM = 5, 8, 4
 """Each state is planned in so many times; states of so many moments, so many steps apart."""
-ALLOWED = "runs, safe, safe.OPTION, batches, out"
 
 
 @dataclass(frozen=True)
@@ -44,20 +43,28 @@ class Request:
 
 
 def parse(arguments: Sequence[str]) -> Request:
-    told = dict(a.split("=", 1) if "=" in a else (a, "") for a in arguments)
-    options = {key.removeprefix("safe."): yaml.safe_load(told.pop(key)) for key in list(told) if key[:5] == "safe."}
-    if unknown := set(told) - {"runs", "safe", "batches", "out"}:
-        raise UserError(f"unknown argument {sorted(unknown)[0]!r}", "plan_time", ALLOWED)
+    told, names, options = words(arguments, "plan_time", ("runs", "safe", "safe.OPTION", "batches", "out"))
     batches = told.get("batches", "1,64").split(",")
     if not told.get("runs") or not all(b.isdigit() and int(b) for b in batches):
         asked = "run directories and whole numbers of plans are needed"
         raise UserError(asked, "plan_time", "runs=DIR,DIR batches=1,64")
+    return Request([Path(r) for r in told["runs"].split(",")], names, options, [int(b) for b in batches],
+                   Path(told.get("out", ".")))  # fmt: skip
+
+
+def words(
+    arguments: Sequence[str], program: str, allowed: Sequence[str]
+) -> tuple[dict[str, str], list[str], dict[str, Any]]:
+    """Arguments by name, the safeguards among them, and what those are told; UserError for what is not allowed."""
+    told = dict(a.split("=", 1) if "=" in a else (a, "") for a in arguments)
+    options = {key.removeprefix("safe."): yaml.safe_load(told.pop(key)) for key in list(told) if key[:5] == "safe."}
+    if unknown := set(told) - set(allowed):
+        raise UserError(f"unknown argument {sorted(unknown)[0]!r}", program, allowed)
     names = [name for name in told.get("safe", "").split(",") if name]
     known = set().union(*(section(name, {}) for name in names))
     if strange := set(options) - known:
-        raise UserError(f"no safeguard here has {sorted(strange)[0]!r}", "plan_time safe", sorted(known - {"name"}))
-    return Request([Path(r) for r in told["runs"].split(",")], names, options, [int(b) for b in batches],
-                   Path(told.get("out", ".")))  # fmt: skip
+        raise UserError(f"no safeguard here has {sorted(strange)[0]!r}", f"{program} safe", sorted(known - {"name"}))
+    return told, names, options
 
 
 def section(name: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from madiff.interfaces import UserError
 
 from .ball import GEAR, MASS, TIME_STEP
 from .batched import Maze
+from .shortest import Corners, Route
 
 P_GAIN, D_GAIN = 10.0, 1.0
 """Of the controller that made D4RL's maze data (arXiv 2004.07219): action = 10 (waypoint - place) - velocity.
@@ -35,7 +36,7 @@ class Level:
     pace: m/s on a straight way; noise: standard deviation of the noise on each action; wander: largest distance of a
     waypoint, along each axis, from the middle of its cell; detour: share of the episodes that first visit a cell
     drawn at random; roam: from there to another one, and so on to the end, past the goal by chance alone, as D4RL's
-    maze data goes.
+    maze data goes; shortest: not from cell to cell, but round the walls' corners by the shortest way.
     """
 
     pace: float
@@ -43,9 +44,11 @@ class Level:
     wander: float
     detour: float
     roam: bool = False
+    shortest: bool = False
 
 
 LEVELS = {
+    "shortest": Level(3.0, 0.05, 0.0, 0.0, shortest=True),
     "expert": Level(3.0, 0.05, 0.15, 0.0),
     "good": Level(3.0, 0.15, 0.25, 0.5),
     "medium": Level(2.0, 0.4, 0.25, 0.5),
@@ -55,10 +58,13 @@ QUALITIES = [*LEVELS, "random"]
 
 
 def behaviour(env: Maze, quality: str) -> Waypoints | RandomPolicy:
-    """The policy that makes data of a quality: expert, good, medium, roam, or uniformly random actions."""
+    """The policy that makes data of a quality: shortest, expert, good, medium, roam, or uniformly random actions."""
     if quality not in QUALITIES:
         raise UserError(f"no quality is called {quality!r}", "data.quality", QUALITIES)
-    return RandomPolicy(env.spec, env.device) if quality == "random" else Waypoints(env, LEVELS[quality])
+    if quality == "random":
+        return RandomPolicy(env.spec, env.device)
+    level = LEVELS[quality]
+    return (Shortest if level.shortest else Waypoints)(env, level)
 
 
 class Waypoints(Player):
@@ -115,3 +121,22 @@ class Waypoints(Player):
 
     def _integers(self, count: int, n: int) -> Tensor:
         return torch.randint(count, (n,), generator=self.generator, device=self.device)
+
+
+class Shortest(Waypoints):
+    """By the shortest way to the goal, straight from one corner of the walls to the next."""
+
+    def __init__(self, env: Maze, level: Level) -> None:
+        super().__init__(env, level)
+        self.corners = Corners(env.maze, env.ball, self.middles)
+
+    def reset(self, seed: int, n: int) -> None:
+        super().reset(seed, n)
+        self.route: Route | None = None
+
+    def _target(self, position: Tensor, goal: Tensor) -> Tensor:
+        if self.route is None:
+            self.route = Route(self.corners, goal)
+        target, seen = self.route.towards(position)
+        # One that a wall has pushed out of every line's sight takes a step from cell to cell.
+        return torch.where(seen[:, None], target, super()._target(position, goal))

@@ -9,13 +9,14 @@ import pytest
 import torch
 import yaml
 from gymnasium_robotics.envs.maze import maps as published
-from maze_paths import Grid, earliest
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 
 import envs
+from benchmarks.maze_paths import Grid, earliest
 from envs.maze import Maze
 from envs.maze.maps import LARGE, MEDIUM, UMAZE, WALL
 from envs.maze.scenarios import SCENARIOS
+from envs.maze.shortest import Corners, Route
 from madiff.experiment.rollout import rollout
 from madiff.interfaces import EnvironmentSpec, UserError
 
@@ -252,6 +253,37 @@ def test_who_roams_goes_on_to_the_end_and_past_the_goal_by_chance():
     assert 0 < runs["roam"].returns.mean() < 0.3 * runs["expert"].returns.mean()
 
 
+@pytest.mark.parametrize("scenario", ["large", "medium", "umaze"])
+def test_ways_round_the_corners_are_as_long_as_the_shortest_by_brute_force(scenario):
+    env = Maze(1, scenario=scenario, float64=True)
+    pairs = env.places.middles[::7]
+    route = Route(Corners(env.maze, env.ball, pairs, berth=0.02, clearance=0.005), pairs[:, 1])
+    place, length = pairs[:, 0], torch.zeros(len(pairs))
+    for _ in range(12):
+        target, free = route.towards(place)
+        assert free.all()
+        length, place = length + (target - place).norm(dim=-1), target
+    assert torch.equal(place, pairs[:, 1])
+    grid = Grid(SCENARIOS[scenario].rows)
+    ratio = length.numpy() / grid.lengths(grid.free, pairs.numpy())
+    # Its berth makes it longer, the grid's few directions the other.
+    assert 0.98 < ratio.min() and ratio.max() < 1.04 and abs(ratio.mean() - 1) < 0.01
+
+
+@pytest.mark.parametrize("scenario", list(SCENARIOS))
+def test_who_takes_the_shortest_way_goes_less_far_and_arrives(scenario):
+    env = Maze(64, scenario=scenario, repeat=10)
+    gone = {}
+    for quality in ("shortest", "expert"):
+        run = rollout(env, envs.behaviour(env, quality), seed=1, record=True)
+        seen = run.store.observations.reshape(64, -1, 6)
+        left = (seen[..., :2] - seen[:, :1, 4:]).norm(dim=-1)
+        before = ((left > 0.45).int().cumprod(1)[:, :-1]).bool()
+        gone[quality] = (seen[:, 1:, :2] - seen[:, :-1, :2]).norm(dim=-1).where(before, 0.0).sum(1).mean()
+        assert run.won.mean() > 0.95
+    assert gone["shortest"] < (1.0 if scenario == "moving" else 0.92) * gone["expert"]
+
+
 def test_players_reach_the_goal_by_skill_and_ignore_the_obstacles():
     env = Maze(64)
     qualities = ("expert", "good", "medium", "random")
@@ -394,7 +426,7 @@ def test_mistakes_are_told_in_one_line(options, line):
 
 def test_other_mistakes_are_told_too():
     env = Maze(2)
-    with pytest.raises(UserError, match="data.quality: no quality is called 'best'; allowed: expert, good"):
+    with pytest.raises(UserError, match="data.quality: no quality is called 'best'; allowed: shortest, expert"):
         envs.behaviour(env, "best")
     with pytest.raises(UserError, match=r"actions: shape \(2, 2\); allowed: \(2, 1, 2\)"):
         env.step(torch.zeros(2, 2))
