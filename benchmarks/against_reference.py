@@ -1,13 +1,15 @@
 """MADiff at its official size against the plain reference: training updates and plans per second, in one process.
 
 Both sides train on the same windows and plan from the same weights, histories and noise. Ours in bf16, where the
-processor multiplies it, stands beside the reference in float32, as it was published, and in bf16 too.
+processor multiplies it, stands beside the reference in float32, as it was published, and in bf16 too; and our plans of
+compiled networks (`hardware.compile=true`), where they can be compiled, beside both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,12 +19,14 @@ from benchmarks.planning import learner, team_episodes
 from benchmarks.reference import Reference, Sizes, Windows
 from benchmarks.timing import computing, has_bf16, in_turns, row
 from madiff.data import EpisodeStore
+from madiff.diffusion.compiling import Compiled, trial
 from madiff.planners.madiff import MADiff
 
 ROUNDS = 5
 BATTLES = 10
 OPTIONS = ("algo=madiff-c", "model=official")
 Chunk = Callable[[], int]
+Manner = Callable[[str], AbstractContextManager[object]]
 
 
 def reference(ours: MADiff) -> Reference:
@@ -111,7 +115,7 @@ def autocast(precision: str) -> AbstractContextManager[object]:
     return nullcontext() if precision == "float32" else torch.autocast("cpu", torch.bfloat16)
 
 
-def within(precision: str, manner: Callable[[str], AbstractContextManager[object]], chunk: Chunk) -> Chunk:
+def within(precision: str, manner: Manner, chunk: Chunk) -> Chunk:
     def run() -> int:
         with manner(precision):
             return chunk()
@@ -124,16 +128,30 @@ def rows() -> Iterator[dict]:
     ours = learner(*OPTIONS)
     plain = reference(ours)
     precisions = ("float32", "bf16") if has_bf16() else ("float32",)
-    jobs = {
-        f"update, {ours.config.batch_size} windows": ("updates/s", training),
-        f"plan, {BATTLES} battles": ("plans/s", planning),
-    }
-    for job, (unit, make) in jobs.items():
-        own, other = make(ours, plain)
-        sides = {"ours": (computing, own), "plain": (autocast, other)}
-        chunks = {f"{side} {p}": within(p, *sides[side]) for p in precisions for side in sides}
-        rates = in_turns(chunks, ROUNDS)
+    update = f"update, {ours.config.batch_size} windows"
+    yield from compared(update, "updates/s", *training(ours, plain), precisions, {"ours": computing})
+    manners = {"ours": computing} | ({"ours compiled": partial(computing, compiler=Compiled(1))} if compiles() else {})
+    yield from compared(f"plan, {BATTLES} battles", "plans/s", *planning(ours, plain), precisions, manners)
+
+
+def compared(
+    job: str, unit: str, own: Chunk, other: Chunk, precisions: Sequence[str], manners: Mapping[str, Manner]
+) -> Iterator[dict]:
+    """Ours in every manner and precision over the reference in float32, and over it in the same precision."""
+    sides = {name: (manner, own) for name, manner in manners.items()} | {"plain": (autocast, other)}
+    rates = in_turns({f"{side} {p}": within(p, *sides[side]) for p in precisions for side in sides}, ROUNDS)
+    for manner in manners:
         for mine, theirs in ((mine, theirs) for mine in precisions for theirs in precisions):
             if (mine, theirs) != ("float32", "bf16"):
-                name = f"{job}, {mine} / reference in {theirs}"
-                yield row(name, rates[f"ours {mine}"], rates[f"plain {theirs}"], unit, {})
+                how = f"{mine}{manner.removeprefix('ours')}"
+                name = f"{job}, {how} / reference in {theirs}"
+                yield row(name, rates[f"{manner} {mine}"], rates[f"plain {theirs}"], unit, {})
+
+
+def compiles() -> bool:
+    """Whether networks can be compiled here."""
+    try:
+        trial(torch.device("cpu"))
+    except Exception:  # whatever torch.compile misses: a compiler, its headers, room to write to
+        return False
+    return True

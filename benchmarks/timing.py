@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.peers import Peer
-from madiff.diffusion.computing import PLAIN, Computing, Recorder, use
+from madiff.diffusion.computing import PLAIN, Compiler, Computing, Recorder, use
 
 HARDWARE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names them, on x86 and on ARM
 
@@ -54,9 +54,11 @@ def in_turns(chunks: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, 
 
 
 @contextmanager
-def computing(precision: str, recorder: Recorder | None = None) -> Iterator[None]:
-    """Within it work of ours is done in float32 or bf16, its sampling loops by the recorder where there is one."""
-    use(Computing(None if precision == "float32" else torch.bfloat16, recorder=recorder))
+def computing(precision: str, recorder: Recorder | None = None, compiler: Compiler | None = None) -> Iterator[None]:
+    """Within it work of ours is done in float32 or bf16, its networks by the compiler and its sampling loops by the
+    recorder where there is one.
+    """
+    use(Computing(None if precision == "float32" else torch.bfloat16, compiler, recorder))
     try:
         yield
     finally:
