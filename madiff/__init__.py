@@ -14,8 +14,10 @@ __version__ = "0.1.0"
 __all__ = ["Plan", "assess", "constrain", "fit", "load", "load_data", "plan"]
 
 # Read once, when torch loads OpenMP. By default its idle threads spin, and one other busy process on a two-core
-# machine then makes a training update thirty times slower; asleep, they cost nothing.
+# machine then makes a training update thirty times slower. Asleep at once they cost nothing, but an update wakes them
+# hundreds of times: after a few microseconds, within which most work comes, they sleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def load(run_dir: str | PathLike[str], device: str = "cpu") -> Policy:
