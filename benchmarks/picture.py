@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from madiff.experiment.plots import COLOURS, DPI, Series, look, save
 
 Row = Mapping[str, Any]
 TALLEST = 2**15 // DPI  # inches
+LONGEST = 48  # letters of why a peer is missing, which fit
 
 
 def ratios(rows: Sequence[Row], out: Path) -> Path | None:
@@ -28,7 +30,8 @@ def ratios(rows: Sequence[Row], out: Path) -> Path | None:
     axis = figure.subplots()
     for place, row in enumerate(shown):
         if row["ratio"] is None:
-            axis.text(1, place, f" {row['peer']}", va="center", color="grey", fontsize=7)
+            words = textwrap.shorten(str(row["peer"]), LONGEST, placeholder=" ...")
+            axis.text(1, place, f" {words}", va="center", color="grey", fontsize=7)
             continue
         colour = COLOURS[0] if row["ratio"] >= 1 else COLOURS[1]
         axis.barh(place, row["ratio"] - 1, left=1, color=colour, height=0.7)

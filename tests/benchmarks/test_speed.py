@@ -60,6 +60,10 @@ def test_the_picture_has_a_bar_a_row_and_words_for_missing_peers(tmp_path, monke
     assert [text.get_text().strip() for text in axis.texts] == ["4", "0.5", "not installed"]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["fast", "slow", "alone"]
     assert picture.ratios([{"name": "no peer", "peer": "none", "ratio": None}], tmp_path) is None
+    lost = {"name": "lost", "peer": "stopped with exit code 1 " + "and why " * 20, "ratio": None}
+    assert picture.ratios([lost], tmp_path) == tmp_path
+    words = drawn[-1].axes[0].texts[0].get_text().strip()
+    assert words.startswith("stopped with exit code 1") and words.endswith("...") and len(words) <= picture.LONGEST
 
 
 def test_steps_are_whole_environment_steps_of_all_copies():
