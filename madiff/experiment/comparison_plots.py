@@ -16,6 +16,7 @@ from madiff.interfaces import UserError
 Estimate = tuple[float, float, float]  # mean, low end, high end
 PANEL = (3.6, 2.7)
 MOST_COLUMNS = 4
+WIDEST = 20.0  # inches
 HATCHES = ("", "///", "...", "xx")
 
 
@@ -136,7 +137,7 @@ def panel_grid(
     panels: Mapping[str, object], title: str, panel: tuple[float, float] = PANEL
 ) -> tuple[Figure, dict[str, Axes]]:
     _something(panels)
-    columns = min(MOST_COLUMNS, len(panels))
+    columns = max(1, min(MOST_COLUMNS, len(panels), int(WIDEST / panel[0])))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(max(6.0, panel[0] * columns), panel[1] * rows + 1.0), layout="constrained")
     figure.suptitle(title)

@@ -16,7 +16,8 @@ from madiff.experiment.comparison_plots import Estimate, legend_below, lengths, 
 from madiff.experiment.plots import look, save
 
 Limit = float | Sequence[float] | None
-PANEL = (4.6, 3.5)  # with room for names
+PANEL = (4.6, 3.5)  # with room for names,
+ROOMY = 10  # for so many
 DOT = 5.0  # pixels from a point that a name leaves free
 SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 
@@ -33,7 +34,8 @@ def frontier(
     methods: the look of the points, which have their names beside them. A step line joins what `pareto` finds: the most
     return for each cost. limit: costs that are marked by vertical lines, in all panels or by task.
     """
-    figure, axes = panel_grid(panels, title, PANEL)
+    grow = max(1.0, math.sqrt(max(map(len, panels.values()), default=0) / ROOMY))
+    figure, axes = panel_grid(panels, title, (grow * PANEL[0], grow * PANEL[1]))
     for task, axis in axes.items():
         found = {m: pair for m, pair in panels[task].items() if math.isfinite(pair[0][0]) and math.isfinite(pair[1][0])}
         for method, (cost, value) in found.items():
