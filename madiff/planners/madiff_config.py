@@ -18,9 +18,9 @@ from madiff.values.plan_values import PlanValueConfig
 class Config:
     """Options of MADiff; the defaults train in minutes on two CPU cores, `model=official` has the paper's sizes."""
 
-    steps: int = 2000
+    steps: int = 4000
     batch_size: int = 128
-    learning_rate: float = within(0.0, math.inf, 2e-3)
+    learning_rate: float = within(0.0, math.inf, 1e-3)
     gradient_clip: float = within(0.0, math.inf, 1.0)
     # the window, in environment steps
     history: int = within(0, math.inf, 3)
