@@ -1,9 +1,10 @@
-"""How long are the ways in a maze? `python -m benchmarks.maze_ways run=DIR [safe=NAME] [safe.KEY=VALUE] [episodes=N]`.
+"""How long are the ways in a maze? `python -m benchmarks.maze_ways run=DIR [safe=NAME,NAME] [safe.KEY=VALUE]`.
 
+Also episodes=N (100) and seed=N (0).
 The ways of the player that made the data, of a planner trained on them, and of that planner under safeguards, in the
 same episodes, over the shortest way that keeps the ball out of the walls and its middle out of the obstacles (by brute
 force on a grid of 5 cm). A way is what was gone until the goal was reached, and what was left to its middle then;
-episodes that never reach it have none.
+episodes that never reach it have none. Obstacles that move are taken where they are at first.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def trained(tmp_path_factory):
     return folder / "run"
 
 
-def test_a_way_straight_to_the_goal_is_the_shortest_and_a_detour_counts(monkeypatch):
+def test_a_way_round_the_corners_is_about_the_shortest_and_one_by_cells_is_longer():
     env = Maze(2, scenario="umaze", repeat=10)
     outcome = rollout(env, envs.behaviour(env, "shortest"), seed=1, record=True)
     found = maze_ways.ratios(env, outcome)
@@ -38,6 +38,8 @@ def test_a_way_straight_to_the_goal_is_the_shortest_and_a_detour_counts(monkeypa
         way = gone + float((last - path[0, 4:]).norm())
         shortest = maze_ways.shortest(env, np.array([[path[0, :2].numpy(), path[0, 4:].numpy()]]))[0]
         assert ratio == pytest.approx(way / shortest) and 0.97 < ratio < 1.1
+    by_cells = maze_ways.ratios(env, rollout(env, envs.behaviour(env, "expert"), seed=1, record=True))
+    assert (by_cells > found + 0.02).all()
     assert maze_ways.shortest(Maze(1), np.array([[[-3.5, 1.5], [3.5, 1.5]]]))[0] > 7.0
 
 

@@ -1,6 +1,9 @@
 """Precision, compilation and graphs as options of the commands: what they change, what they leave, what is refused."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -106,3 +109,11 @@ def test_a_benchmark_hands_on_what_differs_from_the_defaults():
 
     assert benchmark.computed_otherwise(Hardware("cpu", 1)) == []
     assert benchmark.computed_otherwise(Hardware("cpu", 1, "bf16", True)) == [("precision", "bf16"), ("compile", True)]
+
+
+@pytest.mark.parametrize(("own", "expected"), [({}, "PASSIVE 1000"), ({"GOMP_SPINCOUNT": "0"}, "PASSIVE 0")])
+def test_idle_threads_soon_sleep_unless_the_environment_says_otherwise(own, expected):
+    told = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    program = "import os, madiff; print(os.environ['OMP_WAIT_POLICY'], os.environ['GOMP_SPINCOUNT'])"
+    done = subprocess.run([sys.executable, "-c", program], env=told | own, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected

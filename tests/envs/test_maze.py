@@ -426,7 +426,7 @@ def test_mistakes_are_told_in_one_line(options, line):
 
 def test_other_mistakes_are_told_too():
     env = Maze(2)
-    with pytest.raises(UserError, match="data.quality: no quality is called 'best'; allowed: shortest, expert"):
+    with pytest.raises(UserError, match="data.quality: no quality is called 'best'; allowed: shortest, expert, good"):
         envs.behaviour(env, "best")
     with pytest.raises(UserError, match=r"actions: shape \(2, 2\); allowed: \(2, 1, 2\)"):
         env.step(torch.zeros(2, 2))

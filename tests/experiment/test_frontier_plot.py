@@ -61,6 +61,16 @@ def test_the_frontier_that_is_drawn_is_what_no_point_beats(tmp_path, kept):
     assert limits == [[], [20]]
 
 
+def test_panels_grow_with_their_points_and_stand_below_each_other_when_they_are_wide(tmp_path, kept):
+    for points in (4, 40):
+        panel = {str(i): (estimate(i, 0.5), estimate(i % 7, 0.2)) for i in range(points)}
+        frontier_plot.frontier({task: panel for task in "abcd"}, list(panel), tmp_path / "f.png", "t")
+    few, many = (figure.get_size_inches() for figure in kept)
+    rows = [len({axis.get_subplotspec().rowspan.start for axis in figure.axes}) for figure in kept]
+    assert rows == [1, 2] and many[0] / 2 == pytest.approx(2 * few[0] / 4)
+    assert max(few[0], many[0]) <= 20
+
+
 def test_names_lie_beside_their_points_and_not_upon_each_other(tmp_path, kept):
     generator = np.random.default_rng(1)
     methods = [f"method-{i}" for i in range(12)]
