@@ -112,7 +112,7 @@ def _assessment(name: str, problem: Problem, outcome: Rollout, costs: bool, spee
         **({} if score is None else {"score": score}),
         "length_mean": metrics["length_mean"],
         "illegal_actions": int(outcome.illegal.sum()),
-        **({"win_rate": metrics["win_rate"]} if "win_rate" in metrics else {}),
+        **{name: metrics[name] for name in ("win_rate", "arrival_rate") if name in metrics},
         **({"cost_mean": metrics["cost_mean"]} if costs else {}),
         "evaluation_seconds": outcome.seconds,
         **speed,

@@ -262,7 +262,8 @@ class Job:
 
 # Entries of an assessment that summary.json names itself; the others are laid beside them.
 NAMED = (
-    "return_mean", "return_ci95", "win_rate", "cost_mean", "parameters", "network_calls_per_decision", "plan_ms_batch1",
+    "return_mean", "return_ci95", "win_rate", "arrival_rate", "cost_mean", "parameters", "network_calls_per_decision",
+    "plan_ms_batch1",
 )  # fmt: skip
 AS_TRAINED = {"name": "trained", "constraints": None}
 VIOLATIONS = ("plan_violations", "rollout_violations", "layer")

@@ -21,7 +21,7 @@ ByEpisode = Mapping[tuple[str, str, str | None], Mapping[int, tuple[float, ...]]
 POINTS = 61  # of a performance profile
 # What a cell tells as its mean over seeds.
 OVER_SEEDS = (
-    "score", "win_rate", "cost_mean", "plan_ms_batch1", "network_calls_per_decision", "parameters",
+    "score", "win_rate", "arrival_rate", "cost_mean", "plan_ms_batch1", "network_calls_per_decision", "parameters",
     "plans_violating", "episodes_violating", "trapped", "infeasible",
 )  # fmt: skip
 

@@ -41,8 +41,9 @@ figcaption { color: #555; font-size: 13px } .films { display: flex; flex-wrap: w
 pre { overflow-x: auto; font-size: 12px }
 """
 COLUMNS = {
-    "score": "score", "win_rate": "win rate", "cost_mean": "cost", "plan_ms_batch1": "ms a decision",
-    "network_calls_per_decision": "network calls a decision", "parameters": "parameters",
+    "score": "score", "win_rate": "win rate", "arrival_rate": "arrive", "cost_mean": "cost",
+    "plan_ms_batch1": "ms a decision", "network_calls_per_decision": "network calls a decision",
+    "parameters": "parameters",
 }  # fmt: skip
 KINDS = {".png": "image/png", ".gif": "image/gif"}
 FILMS = ("rollout.gif", "denoising.gif", "plans.png")

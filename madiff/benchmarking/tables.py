@@ -111,7 +111,8 @@ def safety(results: Results, told: Mapping[str, Any], task: str) -> Table:
     """Return against cost and violation on a task where cost means anything; a row a method."""
     cells = {label: cell for label, cell in told["cells"][task].items() if cell["cost_mean"] is not None}
     shares = {"over_limit": "episodes over the limit", "plans_violating": "plans in violation",
-              "episodes_violating": "episodes in violation", "trapped": "plans trapped"}  # fmt: skip
+              "episodes_violating": "episodes in violation", "trapped": "plans trapped",
+              "arrival_rate": "agents that arrive"}  # fmt: skip
     known = [key for key in shares if any(cell[key] is not None for cell in cells.values())]
     rows = [
         [label, EMPTY if cell["cost_limit"] is None else f"{cell['cost_limit']:g}",

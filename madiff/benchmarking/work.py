@@ -24,8 +24,9 @@ from madiff.schema import EvaluateConfig, TrainConfig, structure
 
 PATIENCE = 120.0  # seconds that a job waits for an orphan of an earlier benchmark to save its cell and end
 MEASURED = (
-    "return_mean", "return_ci95", "score", "win_rate", "cost_mean", "length_mean", "illegal_actions", "plan_ms_batch1",
-    "network_calls_per_decision", "flops_per_decision", "parameters", "behaviour_return_mean", "data_return_mean",
+    "return_mean", "return_ci95", "score", "win_rate", "arrival_rate", "cost_mean", "length_mean", "illegal_actions",
+    "plan_ms_batch1", "network_calls_per_decision", "flops_per_decision", "parameters", "behaviour_return_mean",
+    "data_return_mean",
 )  # fmt: skip
 VIOLATIONS = {
     "plan_violations": {"violating": "plans_violating", "least_barrier": "plans_least_barrier", "trap_rate": "trapped",
@@ -181,7 +182,7 @@ def measured(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def told(record: Mapping[str, Any], shift: str | None = None) -> dict[str, Any]:
     """What episodes.jsonl keeps of an episode."""
-    kept = ("episode", "return", "cost", "length", "won")
+    kept = ("episode", "return", "cost", "length", "won", "arrived")
     return {"shift": shift, **{key: record[key] for key in kept if key in record}}
 
 

@@ -17,6 +17,8 @@ from madiff.data.store import EpisodeStore
 from madiff.experiment import seeding
 from madiff.interfaces import BatchedEnvironment, CostAware, Policy, RewardAware, TimeStep, UserError
 
+EVER = frozenset({"won", "arrived"})  # of a step's info, (copies,) and (copies, agent) bool: whether it was ever so
+
 Progress = Callable[[int], object]  # called with the number of episodes that have just ended
 
 
@@ -25,7 +27,8 @@ class Rollout:
     """Outcome of E episodes, one entry per episode.
 
     agent_returns, agent_costs (E, A) float64: undiscounted sums; lengths (E,) steps; terminated (E,) bool;
-    won (E,) bool or None where there is no winning; illegal (E,): actions outside the mask; seeds, copies (E,): the
+    won (E,) bool or None where there is no winning; arrived (E, A) bool: those who were at their goal at any time, None
+    where no environment says so; illegal (E,): actions outside the mask; seeds, copies (E,): the
     seed of the environment's reset and the copy the episode ran in, which repeat it; seconds: wall clock of all.
     frames: pictures (height, width, 3) uint8 of the filmed copy, the first before any action.
     """
@@ -35,6 +38,7 @@ class Rollout:
     lengths: np.ndarray
     terminated: np.ndarray
     won: np.ndarray | None
+    arrived: np.ndarray | None
     illegal: np.ndarray
     seeds: np.ndarray
     copies: np.ndarray
@@ -71,6 +75,8 @@ class Rollout:
         }
         if self.won is not None:
             columns["won"] = self.won
+        if self.arrived is not None:
+            columns["arrived"] = self.arrived
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
@@ -82,7 +88,8 @@ class Rollout:
             values = [getattr(part, name) for part in parts]
             return None if values[0] is None else np.concatenate(values)
 
-        arrays = ("agent_returns", "agent_costs", "lengths", "terminated", "won", "illegal", "seeds", "copies")
+        sums = ("agent_returns", "agent_costs", "lengths", "illegal")
+        arrays = (*sums, *EVER, "terminated", "seeds", "copies")
         stores = [part.store for part in parts if part.store is not None]
         return cls(
             **{name: join(name) for name in arrays},
@@ -210,7 +217,7 @@ class Tally:
         self.lengths = torch.zeros(n, dtype=torch.int64, device=device)
         self.illegal = torch.zeros_like(self.lengths)
         self.terminated = torch.zeros_like(self.active)
-        self.won: Tensor | None = None
+        self.ever: dict[str, Tensor] = {}  # of the running copies, what was true in any step
         self.steps = 0
 
     def add(self, step: TimeStep, illegal: Tensor) -> int:
@@ -221,9 +228,10 @@ class Tally:
         self.lengths += active
         self.illegal += illegal * active
         self.terminated |= step.terminated & active
-        if "won" in step.info:
-            won = step.info["won"] & active
-            self.won = won if self.won is None else self.won | won
+        for name in EVER & step.info.keys():
+            told = step.info[name]
+            now = told & active.view(-1, *[1] * (told.dim() - 1))
+            self.ever[name] = now | self.ever.get(name, False)
         self.active = active & ~(step.terminated | step.truncated)
         self.steps += 1
         return int(active.sum() - self.active.sum())
@@ -235,7 +243,7 @@ class Tally:
             agent_costs=self.costs.cpu().numpy(),
             lengths=self.lengths.cpu().numpy(),
             terminated=self.terminated.cpu().numpy(),
-            won=None if self.won is None else self.won.cpu().numpy(),
+            **{name: self.ever[name].cpu().numpy() if name in self.ever else None for name in EVER},
             illegal=self.illegal.cpu().numpy(),
             seeds=np.full(n, seed),
             copies=np.arange(n),

@@ -28,8 +28,9 @@ class Summary:
 
     steps: training steps done; resumed_from: step this process began at, None if it began the run.
     wall_seconds: of training, all sessions. parameters: of the networks that act; network_calls_per_decision: 1 counts
-    a forward of all agents. return_ci95: (low, high). win_rate and cost_mean: None, and then left out, where the
-    environment has no winning or no cost. baselines: {"bc": {"return_mean", "return_ci95"}}.
+    a forward of all agents. return_ci95: (low, high). win_rate, arrival_rate (the agents that were at their goals) and
+    cost_mean: None, and then left out, where the environment has no winning, no goals or no cost.
+    baselines: {"bc": {"return_mean", "return_ci95"}}.
     plan_ms_batch1: median milliseconds of one decision for one environment.
     """
 
@@ -49,6 +50,7 @@ class Summary:
     behaviour_return_mean: float | None
     plan_ms_batch1: float
     win_rate: float | None = None
+    arrival_rate: float | None = None
     cost_mean: float | None = None
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     world_size: int = 1
@@ -59,14 +61,14 @@ class Summary:
         """The dict of summary.json: `extra` is laid beside the other keys, and what does not apply is left out."""
         values = asdict(self)
         extra = values.pop("extra")
-        for name in ("win_rate", "cost_mean"):
+        for name in ("win_rate", "arrival_rate", "cost_mean"):
             if values[name] is None:
                 del values[name]
         return {**extra, **values}
 
 
 def evaluation_metrics(outcome: Rollout, seed: int = 0) -> dict[str, float]:
-    """An evaluation as plain numbers: mean team return with its 95% interval over episodes, wins, costs, length."""
+    """An evaluation as plain numbers: mean team return with its 95% interval, wins, arrivals, costs, length."""
     low, high = bootstrap_ci(outcome.returns, seed=seed)
     metrics = {
         "return_mean": float(outcome.returns.mean()),
@@ -77,6 +79,8 @@ def evaluation_metrics(outcome: Rollout, seed: int = 0) -> dict[str, float]:
     }
     if outcome.won is not None:
         metrics["win_rate"] = float(outcome.won.mean())
+    if outcome.arrived is not None:
+        metrics["arrival_rate"] = float(outcome.arrived.mean())
     return metrics
 
 
@@ -86,6 +90,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "return (95% interval)": ("return_mean", lambda row: f"{row['return_mean']:.4g}{_interval(row)}"),
     "score": ("score", lambda row: f"{row['score']:.1f}"),
     "wins": ("win_rate", lambda row: f"{row['win_rate']:.0%}"),
+    "arrive": ("arrival_rate", lambda row: f"{row['arrival_rate']:.1%}"),
     "cost": ("cost_mean", lambda row: f"{row['cost_mean']:.4g}"),
     "ms/decision": ("plan_ms_batch1", lambda row: f"{row['plan_ms_batch1']:.3g}"),
     "parameters": ("parameters", lambda row: f"{row['parameters']:,}"),

@@ -89,6 +89,23 @@ def test_the_table_of_safety_has_a_row_a_method_and_the_share_over_the_limit(fol
     assert table["trebi"]["limit"] == "2" and table["exact"]["limit"] == "–"
 
 
+def test_robots_that_arrive_are_counted(workplace):
+    options = {"env": "crossing", "agents": 3, "data.episodes": 50, "data.quality": "good", "train.steps": 300,
+               "train.evaluate_every": 300, "train.evaluate_episodes": 1, "evaluation.episodes": 4}  # fmt: skip
+    content = CONTENT | {"options": options, "tasks": {"three": {"one": "good", "options": {}}}, "reference": "bc",
+                         "methods": {"bc": {"options": {"algo": "bc"}}}}  # fmt: skip
+    (workplace / "robots.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    assert benchmark.main([f"suite={workplace / 'robots.yaml'}", "out=bench", "workers=1"]) == 0
+    episodes = [json.loads(line) for line in (workplace / "bench" / "episodes.jsonl").read_text().splitlines()]
+    arrived = [robot for episode in episodes for robot in episode["arrived"]]
+    rate = sum(arrived) / len(arrived)
+    assert len(arrived) == 12 and rate > 0
+    (record,) = read(workplace / "bench")
+    assert record["metrics"]["arrival_rate"] == pytest.approx(rate)
+    told = (workplace / "bench" / "tables.md").read_text()
+    assert "agents that arrive" in told and f"{rate:.1%}" in told
+
+
 def test_the_command_of_an_evaluation_repeats_its_number(folder, monkeypatch, tmp_path):
     record = {r["label"]: r for r in read(folder)}["exact"]
     monkeypatch.chdir(folder)

@@ -38,7 +38,7 @@ class Walk:
             costs=(self.place == 0).float() * paid[:, None],
             terminated=terminated,
             truncated=(self.time == 8) & ~won & ~torch.tensor(self.endless),
-            info={"won": won},
+            info={"won": won, "arrived": self.place == 6},
         )
 
     def reset(self, seed):
@@ -116,6 +116,19 @@ def test_outcomes_equal_those_played_by_hand():
         assert (run.lengths[copy], run.won[copy]) == (length, won) and run.terminated[copy] == won
         assert run.agent_returns[copy].tolist() == returns.tolist() and run.returns[copy] == returns.mean()
     assert len(set(run.lengths)) > 2 and run.costs.sum() == 0 and run.illegal.sum() == 0
+
+
+def test_an_agent_that_left_its_goal_again_had_arrived():
+    class Turning(Constant):
+        def act(self, observations, masks, active=None):
+            return torch.where(observations[..., 1] < 5, RIGHT, LEFT)
+
+    env = Walk(40)
+    starts = env.reset(5).observations[..., 0].numpy()
+    run = rollout(env, Turning(RIGHT), seed=5)
+    np.testing.assert_array_equal(run.arrived, starts >= 1)
+    assert 0 < (run.lengths == 8).sum() < 40
+    assert [record["arrived"] for record in run.records()] == run.arrived.tolist()
 
 
 def test_costs_and_illegal_actions_are_counted_while_the_episode_runs():

@@ -27,18 +27,19 @@ FIELDS = {
     "behaviour_return_mean": 15.0,
     "plan_ms_batch1": 20.44,
 }
+MEASURED = {"win_rate": 0.75, "arrival_rate": 0.875, "cost_mean": 0.5}
 BASELINES = {"bc": {"return_mean": 14.0, "return_ci95": (13.0, 15.0)}}
 
 
 def test_the_summary_holds_every_promised_key():
-    written = Summary(**FIELDS, baselines=BASELINES, win_rate=0.75, cost_mean=0.5, extra={"note": 1}).to_json()
-    promised = {*FIELDS, "world_size", "baselines", "win_rate", "cost_mean", "versions"}
+    written = Summary(**FIELDS, baselines=BASELINES, **MEASURED, extra={"note": 1}).to_json()
+    promised = {*FIELDS, "world_size", "baselines", *MEASURED, "versions"}
     assert set(written) == promised | {"note"}
     assert written["world_size"] == 1 and "torch" in written["versions"] and written["baselines"] == BASELINES
 
 
-def test_wins_and_costs_are_left_out_where_there_are_none():
-    assert {"win_rate", "cost_mean"}.isdisjoint(Summary(**FIELDS).to_json())
+def test_what_an_environment_has_none_of_is_left_out():
+    assert set(MEASURED).isdisjoint(Summary(**FIELDS).to_json())
 
 
 def printed(**more):
@@ -48,9 +49,9 @@ def printed(**more):
 
 
 def test_the_table_sets_the_method_beside_its_baselines():
-    text = printed(baselines=BASELINES, win_rate=0.75)
+    text = printed(baselines=BASELINES, win_rate=0.75, arrival_rate=0.875)
     rows = {name: next(line for line in text.splitlines() if name in line) for name in ("madiff-d", "bc", "behaviour")}
-    assert all(part in rows["madiff-d"] for part in ("18.25 [17.5, 19]", "75%", "20.4", "1,234,567"))
+    assert all(part in rows["madiff-d"] for part in ("18.25 [17.5, 19]", "75%", "87.5%", "20.4", "1,234,567"))
     assert "14 [13, 15]" in rows["bc"] and "15 " in rows["behaviour"]
     assert "cost" not in text and "wins" in text and "wins" not in printed()
 
@@ -59,10 +60,12 @@ def test_evaluation_metrics_summarise_a_rollout():
     returns = np.array([[1.0, 3.0], [5.0, 7.0], [3.0, 3.0]])
     won = np.array([True, False, True])
     zeros = np.zeros(3, np.int64)
-    outcome = Rollout(returns, returns / 10, np.array([4, 5, 6]), won, won, zeros, zeros, zeros, 1.0)
+    arrived = np.array([[True, True], [True, False], [False, False]])
+    outcome = Rollout(returns, returns / 10, np.array([4, 5, 6]), won, won, arrived, zeros, zeros, zeros, 1.0)
     metrics = evaluation_metrics(outcome)
     assert metrics["return_mean"] == pytest.approx(11 / 3) and metrics["cost_mean"] == pytest.approx(11 / 30)
-    assert metrics["win_rate"] == pytest.approx(2 / 3) and metrics["length_mean"] == 5
+    assert metrics["win_rate"] == pytest.approx(2 / 3) and metrics["arrival_rate"] == 0.5
+    assert metrics["length_mean"] == 5
     assert 2 <= metrics["return_ci95_low"] < 11 / 3 < metrics["return_ci95_high"] <= 6
     assert all(type(value) is float for value in metrics.values())
 
