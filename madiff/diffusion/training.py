@@ -49,14 +49,22 @@ class GradientLearner(NamedWeights):
         self.updates = 0
 
     def gradient_step(self, loss: Tensor, clip: float) -> Tensor:
-        """One optimiser step on loss with the gradient's norm clipped; returns the norm before clipping."""
+        """The optimiser step that ends an update, as `descend`; averaged weights follow."""
+        norm = self.descend(loss, clip)
+        self.updates += 1
+        self.ema.update(self.updates)
+        return norm
+
+    def descend(self, loss: Tensor, clip: float) -> Tensor:
+        """One optimiser step on loss with the gradient's norm clipped; returns the norm before clipping.
+
+        Networks that have no part in the loss stay as they are.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         sharing.settle(self.trained.parameters())
         norm = nn.utils.clip_grad_norm_(self.trained.parameters(), clip)
         self.optimizer.step()
-        self.updates += 1
-        self.ema.update(self.updates)
         return norm
 
     def _parts(self) -> dict[str, nn.Module]:

@@ -18,9 +18,9 @@ from madiff.values.plan_values import PlanValueConfig
 class Config:
     """Options of MADiff; the defaults train in minutes on two CPU cores, `model=official` has the paper's sizes."""
 
-    steps: int = 4000
+    steps: int = 2000
     batch_size: int = 128
-    learning_rate: float = within(0.0, math.inf, 1e-3)
+    learning_rate: float = within(0.0, math.inf, 2e-3)
     gradient_clip: float = within(0.0, math.inf, 1.0)
     # the window, in environment steps
     history: int = within(0, math.inf, 3)
@@ -47,6 +47,7 @@ class Config:
     inverse_dynamics: str = "shared"
     inverse_width: int = 256
     inverse_sees: tuple[str, ...] = ()  # dimensions of the next observation that it is shown, empty = all
+    inverse_steps: int = within(1, math.inf, 4)  # of the optimiser in every update, each on its part of the batch
     # a critic that ranks candidate plans; trained where it is asked for or several candidates are
     critic: bool = False
     critic_width: int = 128

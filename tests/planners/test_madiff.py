@@ -258,3 +258,37 @@ def test_another_ego_is_never_the_same_and_every_other_as_likely():
 def test_agreement_needs_agents_that_plan_apart(room, agents):
     with pytest.raises(UserError, match=r"algo\.agreement"):
         MADiff(room.Config(**SMALL, agreement=1.0), spec(agents), CPU, seed=0)
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+@pytest.mark.parametrize("steps", [1, 3, 4, 20])
+def test_the_inverse_dynamics_takes_a_step_for_each_part_of_the_batch(steps, discrete):
+    free = {"gradient_clip": 1e9, "learning_rate": 1e-2}
+    ours, plain = (learner(madiff_c, discrete=discrete, inverse_steps=n, **free) for n in (steps, 1))
+    theirs = copy.deepcopy(plain.networks["inverse"])
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-2)
+    source = ours.batches(store(discrete=discrete))
+    for update in range(2):
+        batch = source.sample(torch.Generator().manual_seed(update))
+        told, losses = ours.update(batch, torch.Generator().manual_seed(9)), []
+        plain.update(batch, torch.Generator().manual_seed(9))
+        for rows in torch.arange(8).chunk(steps):
+            x, actions, valid = (batch[name][rows] for name in ("observations", "actions", "transition_valid"))
+            output, errors = theirs(x[:, :-1], x[:, 1:]), []
+            for b, t in valid.nonzero().tolist():
+                for agent in range(3):
+                    if discrete:
+                        legal = output[b, t, agent].masked_fill(~batch["available_actions"][rows][b, t, agent], -1e9)
+                        errors.append(-legal.log_softmax(-1)[actions[b, t, agent]])
+                    else:
+                        errors.append((output[b, t, agent].tanh() - actions[b, t, agent]).square().mean())
+            optimizer.zero_grad()
+            (0.5 * torch.stack(errors).mean()).backward()
+            losses.append(torch.stack(errors).mean().item())
+            optimizer.step()
+        assert float(told["inverse_loss"]) == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+        assert float(told["loss"]) == pytest.approx(float(told["diffusion_loss"] + told["inverse_loss"]) / 2)
+    for found, expected in zip(ours.networks["inverse"].parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    ours, plain = (one.networks["denoiser"].state_dict() for one in (ours, plain))
+    assert all(torch.equal(ours[name], plain[name]) for name in ours)
