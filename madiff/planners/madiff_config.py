@@ -59,7 +59,7 @@ class Config:
     distill_every: int = within(0, math.inf, 0)
     # averaged weights act
     ema_decay: float = within(0.0, 1.0, 0.995)
-    ema_every: int = 5
+    ema_every: int = 2
     ema_start: int = within(0, math.inf, 500)
     # acting
     solver: str = "ddim"
