@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from madiff.diffusion.networks.convolution import TimeConv1d
 from madiff.diffusion.networks.embeddings import TimeEmbedding, require_conditions, visible
+from madiff.diffusion.networks.mish import Mish
 from madiff.diffusion.networks.mlp import mlp
 from madiff.diffusion.sharing import RowWise
 
@@ -18,11 +19,11 @@ class ConvBlock(nn.Sequential):
     """Convolution over time, group norm, Mish: (N, C, T) -> (N, C', T)."""
 
     def __init__(self, channels: int, out: int) -> None:
-        super().__init__(TimeConv1d(channels, out, 5), nn.GroupNorm(8, out), nn.Mish())
+        super().__init__(TimeConv1d(channels, out, 5), nn.GroupNorm(8, out), Mish())
 
 
 class ResidualBlock(nn.Module):
-    """Two convolution blocks with the embedding added between them: x (N, C, T), emb (N, E) -> (N, C', T)."""
+    """Two convolution blocks with an embedding added between them: x (N, C, T), emb (N, E) after Mish -> (N, C', T)."""
 
     def __init__(self, channels: int, out: int, embedding: int) -> None:
         super().__init__()
@@ -31,15 +32,16 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Conv1d(channels, out, 1) if channels != out else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        hidden = self.first(x) + self.embedding(F.mish(emb))[..., None]
+        hidden = self.first(x)
+        hidden = hidden + over_time(self.embedding(emb), hidden)
         return self.second(hidden) + self.shortcut(x)
 
 
 class AgentAttention(nn.Module):
     """Attention whose tokens are agents: x + gamma softmax(q k^T / sqrt(d)) v, gamma starting at 0.
 
-    x (B A, C, T), emb (B A, E); a head's query, key and value are flattened over its channels and time, so every
-    agent attends to whole trajectories. There is no agent index: permuting agents permutes the output.
+    x (B A, C, T), emb (B A, E) after Mish; a head's query, key and value are flattened over its channels and time, so
+    every agent attends to whole trajectories. There is no agent index: permuting agents permutes the output.
     """
 
     def __init__(self, channels: int, embedding: int, heads: int) -> None:
@@ -50,7 +52,8 @@ class AgentAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, emb: Tensor, agents: int) -> Tensor:
-        mixed = self.qkv(x) + self.embedding(F.mish(emb))[..., None]
+        mixed = self.qkv(x)
+        mixed = mixed + over_time(self.embedding(emb), mixed)
         q, k, v = (self._by_head(part, agents) for part in mixed.split(self.split, dim=1))
         out = F.scaled_dot_product_attention(q, k, v)
         return x + self.gamma * out.transpose(1, 2).reshape(x.shape)
@@ -123,10 +126,15 @@ class AgentAttentionUNet(RowWise):
         require_conditions(self.conditions, cond)
         parts = [self.time(t)[:, None].expand(-1, agents, -1)]
         parts += [visible(embed(cond[name]), cond) for name, embed in self.condition.items()]
-        return torch.cat(parts, dim=-1).flatten(0, 1)
+        return F.mish(torch.cat(parts, dim=-1).flatten(0, 1))  # as every block wants it
 
     def _mix(self, index: int, x: Tensor, emb: Tensor, agents: int) -> Tensor:
         return self.attention[index](x, emb, agents) if len(self.attention) else x
+
+
+def over_time(emb: Tensor, like: Tensor) -> Tensor:
+    """emb (N, C) at every time of `like` (N, C, T); written out, as adding in bf16 along so short an axis is slow."""
+    return emb[..., None].expand_as(like).contiguous()
 
 
 def _pair(channels: int, out: int, embedding: int) -> nn.ModuleList:
