@@ -97,6 +97,8 @@ class Diffuser(Planner):
         """Fit the normaliser and the scales; normalise once, so that a batch is one gather."""
         encoder = self.preprocessing
         encoder.fit(store)
+        if encoder.motion is not None and self.config.positions:
+            encoder.motion.fit(store)
         for scale, given, seen in ((encoder.returns_scale, self.config.returns_scale, store.returns()),
                                    (encoder.costs_scale, self.config.costs_scale, store.team_costs())):  # fmt: skip
             largest = given or float(seen.max())

@@ -29,7 +29,8 @@ class Config:
     from now to the one that the inverse dynamics leads to; inverse_sees: dimensions of it that are shown, empty = all
     (shown places alone, it goes where a plan was corrected to, whatever else the plan observes there). motion_seconds:
     between two waypoints, where the planned positions and velocities shall agree; 0 leaves them as they were denoised;
-    motion_weight: of the velocities against the positions.
+    motion_weight: of the velocities against the positions. preview_steps: environment steps that controller=preview
+    looks ahead.
     """
 
     steps: int = 4000
@@ -72,7 +73,7 @@ class Config:
     ema_every: int = 1
     ema_start: int = within(0, math.inf, 500)
     # acting
-    controller: Literal["plan", "inverse", "track"] = "plan"
+    controller: Literal["plan", "inverse", "track", "preview"] = "plan"
     execute: int = 1
     solver: str = "ddim"
     sampler_steps: int = 10
@@ -90,6 +91,7 @@ class Config:
     velocities: tuple[str, ...] = ()
     gain_position: float = within(0.0, math.inf, 1.0)
     gain_velocity: float = within(0.0, math.inf, 1.0)
+    preview_steps: int = 6
     motion_seconds: float = within(0.0, math.inf, 0.0)
     motion_weight: float = within(0.0, math.inf, 10.0)
     plan_batch: int = 1024
@@ -97,7 +99,7 @@ class Config:
     ACTING: ClassVar[tuple[str, ...]] = (
         "controller", "execute", "solver", "sampler_steps", "temperature", "candidates", "guide_scale",
         "guide_repeats", "guide_stop", "guide_variance", "guidance_weight", "target_return", "track_return",
-        "cost_limit", "positions", "velocities", "gain_position", "gain_velocity",
+        "cost_limit", "positions", "velocities", "gain_position", "gain_velocity", "preview_steps",
         "motion_seconds", "motion_weight", "plan_batch",
     )  # fmt: skip
     # what a plan is made of: environment steps between two waypoints, and whether it holds actions
@@ -135,7 +137,7 @@ def check(config: Config) -> None:
         if getattr(config, key) not in allowed:
             raise UserError(f"unknown value {getattr(config, key)!r}", f"algo.{key}", allowed)
     for key in ("horizon", "width", "batch_size", "diffusion_steps", "sampler_steps", "execute", "candidates",
-                "guide_repeats", "plan_batch", "inverse_ahead"):
+                "guide_repeats", "plan_batch", "inverse_ahead", "preview_steps"):
         if getattr(config, key) < 1:
             raise UserError(f"{getattr(config, key)} is too small", f"algo.{key}", "whole numbers from 1")
     if config.horizon < 2:
@@ -153,21 +155,22 @@ def check(config: Config) -> None:
 
 def check_controller(config: Config, spec: EnvironmentSpec) -> None:
     """Refuse a way of acting that the options or the environment do not offer."""
-    if config.controller != "track" and config.execute > config.horizon - 1:
+    following = config.controller in ("track", "preview")
+    if not following and config.execute > config.horizon - 1:
         what = f"{config.execute} steps of a plan of {config.horizon} waypoints"
-        raise UserError(what, "algo.execute", f"1 to {config.horizon - 1}, or algo.controller=track")
-    if config.controller != "track" and config.execute > 1 and config.stride > 1:
+        raise UserError(what, "algo.execute", f"1 to {config.horizon - 1}, or algo.controller=track or preview")
+    if not following and config.execute > 1 and config.stride > 1:
         what = f"{config.execute} steps where waypoints are {config.stride} steps apart"
-        raise UserError(what, "algo.execute", "1, or algo.controller=track")
+        raise UserError(what, "algo.execute", "1, or algo.controller=track or preview")
     if config.controller == "plan" and not config.plans_actions:
-        raise UserError("plans hold no actions", "algo.controller", "inverse or track")
+        raise UserError("plans hold no actions", "algo.controller", "inverse, track or preview")
     if config.controller == "inverse" and config.inverse_dynamics == "none":
         allowed = "plan, or a training with algo.inverse_dynamics"
         raise UserError("there is no inverse dynamics model", "algo.controller", allowed)
     if config.motion_seconds and not (config.positions and len(config.positions) == len(config.velocities)):
         what = f"{len(config.positions)} positions and {len(config.velocities)} velocities that are to agree"
         raise UserError(what, "algo.motion_seconds", "0, or as many algo.positions as algo.velocities")
-    if config.controller == "track":
+    if following:
         given = len(config.positions), len(config.velocities)
         if spec.discrete or given != (spec.action_size,) * 2:
             what = f"{given[0]} positions and {given[1]} velocities to track"

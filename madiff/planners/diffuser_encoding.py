@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from madiff.data.motion import AffineMotion
 from madiff.data.store import EpisodeStore
 from madiff.interfaces import EnvironmentSpec, PlanLayout, UserError
 from madiff.planners.planner import make_layout
@@ -20,6 +21,7 @@ class PlanEncoder(Preprocessing):
     Discrete actions are one-hot, in {-1, 1}. goal: names of the observation's dimensions whose last waypoint is
     given; goal_source: those of the present observation that say where, in the same order; without any, the goal is
     the mean of the last observations of the data's episodes. actions: whether plans hold any (A = 0 otherwise).
+    motion: how observations follow actions, for who follows plans; None where actions are discrete.
     Raises UserError for names that are not there.
     """
 
@@ -37,6 +39,7 @@ class PlanEncoder(Preprocessing):
         if self.source and len(self.source) != len(self.goal):
             raise UserError(f"{len(self.source)} names for {len(self.goal)} dimensions of algo.goal",
                             "algo.goal_source", "as many, or none")  # fmt: skip
+        self.motion = None if spec.discrete else AffineMotion(spec)
         self.register_buffer("costs_scale", torch.ones(()))
         self.register_buffer("last", torch.zeros(spec.agents, spec.observation_size))
 

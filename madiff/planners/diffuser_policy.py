@@ -16,14 +16,15 @@ from madiff.interfaces import Hook
 from madiff.planners.consistent_motion import ConsistentMotion
 from madiff.planners.planner import Chooser, Planned, Watch
 from madiff.planners.preprocessing import dimensions
+from madiff.planners.preview import Preview
 from madiff.values.plan_values import ReturnGuidance
 
 if TYPE_CHECKING:
     from madiff.planners.diffuser import Diffuser
 
-# What becomes of a plan: its actions are carried out; the inverse dynamics leads to its observations; a proportional
-# and derivative controller follows its positions.
-CONTROLLERS = ("plan", "inverse", "track")
+# What becomes of a plan: its actions are carried out; the inverse dynamics leads to its observations; its positions are
+# followed by a proportional and derivative controller, or by one that looks ahead.
+CONTROLLERS = ("plan", "inverse", "track", "preview")
 
 
 class DiffuserPolicy:
@@ -79,6 +80,9 @@ class DiffuserPolicy:
         self.plans = torch.zeros((n, *self.shape), device=self.device)
         self.target = torch.full((n, self.spec.agents), self.config.target_return, device=self.device)
         self.budget = torch.full((n,), self.config.cost_limit, device=self.device)
+        if self.config.controller == "preview":
+            motion, ahead = self.encoder.motion, self.config.preview_steps
+            self.preview = Preview(motion, self.position, self.velocity, ahead)
 
     def receive(self, rewards: Tensor) -> None:
         """Lower the return asked for by what has been paid: R <- (R - r) / discount, in the scale of the labels."""
@@ -100,8 +104,8 @@ class DiffuserPolicy:
 
     def follow(self, step: int, observations: Tensor, masks: Tensor | None) -> Tensor:
         """The actions of the plans made `step` steps ago."""
-        control = {"plan": self._action, "inverse": self._inverse, "track": self._track}[self.config.controller]
-        return control(step, observations, masks)
+        controls = {"plan": self._action, "inverse": self._inverse, "track": self._track, "preview": self._preview}
+        return controls[self.config.controller](step, observations, masks)
 
     def sample(
         self, known: tuple[Tensor, Tensor], noise: Tensor, told: dict[str, Tensor], cond: dict[str, Tensor]
@@ -195,6 +199,17 @@ class DiffuserPolicy:
         speed = then[..., self.velocity] if following > step else 0.0
         rush = speed - observations[..., self.velocity]
         return (self.config.gain_position * gap + self.config.gain_velocity * rush).clamp(-1, 1)
+
+    def _preview(self, step: int, observations: Tensor, masks: Tensor | None) -> Tensor:
+        """The action that leads along the plan's next places and velocities; at its end it stands still."""
+        ahead = (step + 1 + torch.arange(self.preview.steps, device=self.device)) / self.config.stride
+        last = self.config.horizon - 1
+        before = ahead.floor().long().clamp(max=last - 1)
+        share = (ahead - before).clamp(max=1.0).view(1, -1, 1, 1)
+        path = self.encoder.decode(self.encoder.observations(self.plans))
+        then = torch.lerp(path[:, before], path[:, before + 1], share)
+        moving = (ahead <= last).to(then.dtype).view(1, -1, 1, 1)
+        return self.preview.action(observations, then[..., self.position], moving * then[..., self.velocity])
 
 
 def own_guide(learner: Diffuser) -> Hook | None:

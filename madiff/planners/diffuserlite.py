@@ -31,7 +31,7 @@ class Config(hierarchy.Config):
     layers: int = 2
     conditions: tuple[str, ...] = ("return",)
     inverse_dynamics: Literal["shared", "independent", "joint"] = "shared"
-    controller: Literal["inverse", "track"] = "inverse"
+    controller: Literal["inverse", "track", "preview"] = "inverse"
     sampler_steps: int = 3
     temperature: float = within(0.0, math.inf, 0.5)
     guide_scale: float = within(0.0, math.inf, 0.0)

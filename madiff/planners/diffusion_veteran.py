@@ -45,7 +45,7 @@ class Config(Unconditional):
     lead_steps: int = 10
     lead_temperature: float = within(0.0, math.inf, 0.5)
     inverse_dynamics: Literal["shared", "independent", "joint"] = "shared"
-    controller: Literal["inverse", "track"] = "inverse"
+    controller: Literal["inverse", "track", "preview"] = "inverse"
     candidates: int = 16
 
     plans_actions: ClassVar[bool] = False

@@ -316,6 +316,44 @@ def test_tracking_is_a_proportional_and_derivative_controller():
     assert len(seen) == 1
 
 
+def test_a_plan_is_followed_by_looking_ahead_along_it():
+    """Of the plan's next places and velocities, up to its end, where it stands still."""
+    options = {"positions": ("x", "y"), "velocities": ("vx", "vy"), "preview_steps": 3}
+    method = learner(controller="preview", execute=20, **options)
+    motion = method.preprocessing.motion
+    motion.action[:, 2:4] = 0.1 * torch.eye(2)
+    motion.seen.fill_(1)
+    policy, seen, asked = method.policy(), [], []
+    policy.watch = lambda shown: seen.append(shown.plans)
+    policy.reset(seed=0, n=4)
+    policy.preview.action = lambda *given: asked.append(given)
+    for step in range(9):
+        policy.act(states(4, seed=step), None)
+    plan = method.preprocessing.decode(method.preprocessing.observations(seen[0]))
+    for step, (_, places, speeds) in enumerate(asked):
+        for k in range(3):
+            waypoint = step + 1 + k
+            torch.testing.assert_close(places[:, k], plan[:, min(waypoint, 7), :, :2], atol=1e-5, rtol=0)
+            expected = plan[:, waypoint, :, 2:4] if waypoint <= 7 else torch.zeros_like(speeds[:, k])
+            torch.testing.assert_close(speeds[:, k], expected, atol=1e-5, rtol=0)
+
+
+def test_motion_is_measured_where_positions_are_named_and_kept_with_the_weights():
+    plain, named = learner(), learner(positions=("x", "y"), velocities=("vx", "vy"))  # which have seen their data
+    assert not int(plain.preprocessing.motion.seen) and int(named.preprocessing.motion.seen)
+    options = {**SMALL, "controller": "preview", "positions": ("x", "y"), "velocities": ("vx", "vy")}
+    wants = Diffuser(Config(**options), spec(), CPU, seed=0)
+    wants.load_weights(named.weights())
+    policy = wants.policy()
+    policy.reset(seed=0, n=4)
+    assert policy.act(states(4), None).shape == (4, 1, 2)
+    old = {key: value for key, value in named.weights().items() if ".motion." not in key}
+    wants = Diffuser(Config(**options), spec(), CPU, seed=0)
+    wants.load_weights(old)
+    with pytest.raises(UserError, match="measured no motion"):
+        wants.policy().reset(seed=0, n=4)
+
+
 def test_legal_actions_only():
     policy = learner(2, discrete=True).policy()
     policy.reset(seed=0, n=40)
