@@ -132,11 +132,13 @@ class Diffuser(Planner):
         return losses
 
     def conditions(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return and the team's cost from now on, in units of their scales: (B, agent, 1) each."""
+        """Return and the team's cost from now on, in units of their scales, and the time: (B, agent, 1) each."""
         paid = self.costs[self.first[batch["episode"]] + batch["time"]] / self.preprocessing.costs_scale
+        gone = batch["time"] / self.spec.episode_limit
         told = {
             "return": (batch["returns"] / self.preprocessing.returns_scale)[..., None],
             "cost": paid[:, None, None].expand(-1, self.spec.agents, -1),
+            "time": gone[:, None, None].expand(-1, self.spec.agents, -1),
         }
         return {name: told[name] for name in self.config.conditions}
 

@@ -124,7 +124,7 @@ class Unconditional(Config):
     )  # fmt: skip
 
 
-CONDITIONS = ("return", "cost")
+CONDITIONS = ("return", "cost", "time")
 ALLOWED = {
     "network": NETWORKS, "normalizer": ("limits", "cdf", "gaussian"), "controller": CONTROLLERS,
     "past_end": ("stay", "ignore"), "inverse_dynamics": ("none", *SHARING), "guide_variance": VARIANCES,

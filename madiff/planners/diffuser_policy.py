@@ -157,9 +157,11 @@ class DiffuserPolicy:
         return self._choose(plans, told, info), known[1], info
 
     def _conditions(self, rows: Tensor) -> dict[str, Tensor]:
-        """Return and cost still to come, in the scale of the labels, (B, agent, 1) each."""
+        """Return and cost still to come, in the scale of the labels, and the time, (B, agent, 1) each."""
+        target = self.target[rows, :, None]
         cost = (self.budget.clamp(min=0.0) / self.encoder.costs_scale)[rows, None, None]
-        cond = {"return": self.target[rows, :, None], "cost": cost.expand(-1, self.spec.agents, -1)}
+        gone = torch.full_like(target, self.steps / self.spec.episode_limit)
+        cond = {"return": target, "cost": cost.expand(-1, self.spec.agents, -1), "time": gone}
         return {name: cond[name] for name in self.config.conditions}
 
     def _choose(self, plans: Tensor, told: dict[str, Tensor], info: dict[str, list[Tensor]]) -> Tensor:

@@ -233,8 +233,8 @@ class ReturnGuidance(Hook):
     def __init__(
         self, values: PlanValues, scale: float, repeats: int = 2, t_stop: float = 0.0, variance: str = "posterior"
     ) -> None:
-        self.values, self.repeats = values, repeats
-        self.climb = partial(GradientGuidance, scale=scale, repeats=repeats, t_stop=t_stop, variance=variance)
+        self.values, self.repeats = values, repeats if scale else 0  # no critic is asked where nothing is climbed
+        self.climb = partial(GradientGuidance, scale=scale, repeats=self.repeats, t_stop=t_stop, variance=variance)
         self.climb(lambda x, t: x)  # refuses an unknown variance now
 
     def before(self, x: Tensor, t: Tensor, ctx: dict[str, Any]) -> Tensor:

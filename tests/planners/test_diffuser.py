@@ -190,7 +190,7 @@ def test_relabelled_windows_were_going_where_they_got_to():
 
 
 def test_conditions_are_what_is_still_to_come():
-    method, data = learner(2, conditions=("return", "cost")), store(2)
+    method, data = learner(2, conditions=("return", "cost", "time")), store(2)
     batch = method.batches(data).gather(torch.tensor([0, 25, 60]))
     cond = method.conditions(batch)
     for row, now in enumerate((0, 25, 60)):
@@ -200,6 +200,17 @@ def test_conditions_are_what_is_still_to_come():
         assert torch.allclose(cond["return"][row, :, 0], returns.float(), atol=1e-5)
         cost = data.costs[rest].sum(0).mean() / data.team_costs().max()
         assert torch.allclose(cond["cost"][row, :, 0], cost.float().expand(2), atol=1e-5)
+        gone = (now - int(data.offsets[e])) / method.spec.episode_limit
+        assert torch.allclose(cond["time"][row, :, 0], torch.tensor(gone).expand(2))
+
+
+def test_plans_are_told_how_much_of_the_episode_has_gone():
+    policy = learner(2, conditions=("cost", "time"), execute=1).policy()
+    policy.reset(seed=0, n=2)
+    for steps in range(3):
+        told = policy._conditions(torch.arange(2))["time"]
+        assert told.shape == (2, 2, 1) and torch.allclose(told, torch.tensor(steps / policy.spec.episode_limit))
+        policy.act(torch.zeros(2, 2, policy.spec.observation_size), None)
 
 
 def test_budget_and_return_change_plans_only_where_they_are_conditions():
