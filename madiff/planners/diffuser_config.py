@@ -25,12 +25,12 @@ class Config:
 
     past_end: what lies behind an episode's end is learnt as staying there, or carries no loss. goal: dimensions of the
     last waypoint that are given; goal_source: those of the present observation that say where; relabel: in training,
-    agents are told that they were going where they got to. conditions: any of return, cost. inverse_ahead: waypoints
-    from now to the one that the inverse dynamics leads to; inverse_sees: dimensions of it that are shown, empty = all
-    (shown places alone, it goes where a plan was corrected to, whatever else the plan observes there). motion_seconds:
-    between two waypoints, where the planned positions and velocities shall agree; 0 leaves them as they were denoised;
-    motion_weight: of the velocities against the positions. preview_steps: environment steps that controller=preview
-    looks ahead.
+    agents are told that they were going where they got to. conditions: any of return, cost (still to come) and time
+    (share of the episode gone). inverse_ahead: waypoints from now to the one that the inverse dynamics leads to;
+    inverse_sees: dimensions of it that are shown, empty = all (shown places alone, it goes where a plan was corrected
+    to, whatever else the plan observes there). motion_seconds: between two waypoints, where the planned positions and
+    velocities shall agree; 0 leaves them as they were denoised; motion_weight: of the velocities against the positions.
+    preview_steps: environment steps that controller=preview looks ahead.
     """
 
     steps: int = 4000
