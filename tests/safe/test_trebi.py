@@ -100,6 +100,18 @@ def test_no_guidance_is_the_plain_planner_bit_for_bit():
         assert same(expected, actions(method.policy(guide=make_hook(method.values, **options)), Budget(0.0)))
 
 
+def test_a_guide_without_a_scale_asks_no_critic(monkeypatch):
+    method, asked = learner(guide_scale=0.0), []
+    estimates = method.values.estimates
+    monkeypatch.setattr(method.values, "estimates", lambda *given: asked.append(given) or estimates(*given))
+    idle, awake = (method.policy(guide=make_hook(method.values, scale=scale, repeats=2)) for scale in (0.0, 1.0))
+    actions(idle, Budget(0.0))
+    assert not asked
+    assert idle.network_calls_per_decision == method.policy().network_calls_per_decision
+    actions(awake, Budget(0.0))
+    assert asked and awake.network_calls_per_decision == 3 * idle.network_calls_per_decision
+
+
 @pytest.mark.parametrize("room", [madiff_c, madiff_d])
 def test_madiff_without_hooks_is_as_before_and_with_them_within_budget(room):
     plain, method = learner(room, costs=False), learner(room)
