@@ -54,7 +54,7 @@ def frontier(
         legend_below(figure, list(lines.values()))
     figure.draw_without_rendering()  # so that it is known where points are on paper
     for task, axis in axes.items():
-        _name(axis, panels[task])
+        _name(axis, panels[task], methods)
     return save(figure, path)
 
 
@@ -90,8 +90,8 @@ def _limits(limit: Limit | Mapping[str, Limit], task: str) -> Sequence[float]:
     return [own] if isinstance(own, int | float) else own
 
 
-def _name(axis: Axes, points: Mapping[str, tuple[Estimate, Estimate]]) -> None:
-    """Names beside their points, each where it covers least of what is there already."""
+def _name(axis: Axes, points: Mapping[str, tuple[Estimate, Estimate]], methods: Sequence[str]) -> None:
+    """Names in the colours of their points, each beside its own and where it covers least of what is there already."""
     middles = {name: (cost[0], value[0]) for name, (cost, value) in points.items()}
     places = {name: axis.transData.transform(at) for name, at in middles.items() if all(map(math.isfinite, at))}
     taken = [Bbox([place - DOT, place + DOT]) for place in places.values()]
@@ -100,14 +100,16 @@ def _name(axis: Axes, points: Mapping[str, tuple[Estimate, Estimate]]) -> None:
     taken += [_thin(axis, ends) for ends in pieces if np.isfinite(ends).all()]
     for name, place in places.items():
         text = axis.annotate(name, middles[name], (0, 0), textcoords="offset points", fontsize=7, ha="center",
-                             va="center", zorder=4)  # fmt: skip
+                             va="center", color=look(methods.index(name))[0], zorder=4)  # fmt: skip
         text.set_in_layout(False)
         size = text.get_window_extent().size
         boxes = [
             Bbox.from_bounds(*(place + (x, y) * (size / 2 + gap) - size / 2), *size)
             for gap in (DOT, 3 * DOT, 5 * DOT) for x, y in SIDES
         ]  # fmt: skip
-        best = min(boxes, key=lambda box: _covered(box, taken) + 2 * (_area(box) - _shared(box, axis.bbox)))
+        others = [there for other, there in places.items() if other != name]
+        best = min(boxes, key=lambda box: _covered(box, taken) + 2 * (_area(box) - _shared(box, axis.bbox))
+                   + _area(box) * _misleads(box, place, others))  # fmt: skip
         taken.append(best)
         text.set_position(((best.p0 + best.p1) / 2 - place) * 72 / axis.figure.dpi)
 
@@ -128,6 +130,16 @@ def _thin(axis: Axes, ends: Sequence[tuple[float, float]]) -> Bbox:
     """What a straight piece between two points covers on paper."""
     found = axis.transData.transform(ends)
     return Bbox([found.min(0) - 1, found.max(0) + 1])
+
+
+def _misleads(box: Bbox, own: np.ndarray, others: Sequence[np.ndarray]) -> bool:
+    """Whether a name in this box stands nearer to another point than to its own."""
+    return any(_away(box, other) < _away(box, own) for other in others)
+
+
+def _away(box: Bbox, point: np.ndarray) -> float:
+    """Pixels from a point to the nearest edge of a box; 0 within."""
+    return float(np.linalg.norm(np.maximum(0, np.maximum(box.p0 - point, point - box.p1))))
 
 
 def _covered(box: Bbox, taken: Sequence[Bbox]) -> float:

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from madiff.experiment import frontier_plot
-from madiff.experiment.plots import COLOURS
+from madiff.experiment.plots import COLOURS, look
 from madiff.interfaces import UserError
 from tests.experiment.test_comparison_plots import count
 
@@ -86,6 +87,22 @@ def test_names_lie_beside_their_points_and_not_upon_each_other(tmp_path, kept):
         assert not any(box.overlaps(other) for name, other in boxes.items() if name != method), method
         x, y = axis.transData.transform([panel[method][i][0] for i in (0, 1)])
         assert max(box.x0 - x, x - box.x1, box.y0 - y, y - box.y1) < 60
+
+
+def test_a_name_has_its_points_colour_and_stands_nearest_to_it(tmp_path, kept):
+    """Points so close, with such long bars, that the free room is beside their neighbours."""
+    places = {"a": (19.0, 41.8), "b": (21.3, 42.7), "c": (22.8, 42.9), "d": (20.2, 41.9), "far": (66.9, 46.8)}
+    panel = {m: (estimate(cost, 6.0), estimate(value, 0.7)) for m, (cost, value) in places.items()}
+    panel = {f"method-{name}": pair for name, pair in panel.items()}
+    frontier_plot.frontier({"t": panel}, list(panel), tmp_path / "f.png", "t", [10, 20, 40])
+    (axis,) = kept[0].axes
+    kept[0].draw_without_rendering()
+    points = {m: axis.transData.transform((cost[0], value[0])) for m, (cost, value) in panel.items()}
+    for i, (method, text) in enumerate(zip(panel, axis.texts, strict=True)):
+        box = text.get_window_extent()
+        away = {m: np.linalg.norm(np.maximum(0, np.maximum(box.p0 - at, at - box.p1))) for m, at in points.items()}
+        assert text.get_text() == method == min(away, key=away.get)
+        assert to_rgb(text.get_color()) == to_rgb(look(i)[0])
 
 
 def test_nothing_to_show_is_refused_and_a_panel_may_be_empty(tmp_path, kept):
